@@ -1,0 +1,51 @@
+"""What the user asks of an engine. Frozen: what is derived from it lives elsewhere, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from carrel.errors import InvalidParamsError
+
+Task = Literal["chat", "embedding", "rerank"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One model to host. ``name`` is a folder, a bundled ``starter/…`` model or a hub name."""
+
+    name: str
+    task: Task | None = None  # None: read from the model's files
+    served_model_name: tuple[str, ...] = ()  # names for HTTP clients; empty: ``name`` and the folder's last part
+    dtype: DType | None = None  # None: the engine's
+    max_model_len: int | None = None  # None: the engine's, else the model's
+    chat_template: str | None = None  # template text that replaces the model's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Options of one engine, with vLLM's names where vLLM has them."""
+
+    device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"
+    dtype: DType = "auto"  # auto: the checkpoint's, or the nearest one that the device does well
+    max_model_len: int | None = None  # tokens of prompt and output; None: the model's own
+    max_num_seqs: int = 256  # chat requests in one step
+    max_num_batched_tokens: int = 2048  # tokens of all models in one step
+    max_queued_requests: int = 100_000  # waiting requests; one more is refused
+    block_size: int = 16  # tokens in one KV block
+    kv_cache_memory_bytes: int | None = None  # None: planned from what the device has
+    gpu_memory_utilization: float = 0.9  # share of the device for weights, activations and KV
+    enable_prefix_caching: bool = True
+    enforce_eager: bool = False  # no CUDA graphs
+    trust_remote_code: bool = False
+    seed: int = 0  # of requests that bring none
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_queued_requests", "block_size"):
+            if getattr(self, name) < 1:
+                raise InvalidParamsError(f"{name} must be at least 1, got {getattr(self, name)}.", param=name)
+        if not 0.0 < self.gpu_memory_utilization <= 1.0:
+            raise InvalidParamsError("gpu_memory_utilization must be in (0, 1].", param="gpu_memory_utilization")
+        if self.max_model_len is not None and self.max_model_len < 2:
+            raise InvalidParamsError("max_model_len must be at least 2.", param="max_model_len")

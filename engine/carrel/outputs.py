@@ -1,0 +1,123 @@
+"""What a caller gets back. The names are vLLM's, so that code written for it reads these objects unchanged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Logprob:
+    """Natural-log probability of one token, and its rank (1 is the most likely)."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+LogprobsOnePosition = dict[int, Logprob]  # token id → Logprob; the sampled token stands first
+
+
+@dataclass(slots=True)
+class RequestMetrics:
+    """Times of one request on the clock of ``time.monotonic()``, in seconds."""
+
+    arrival_time: float
+    first_scheduled_time: float | None = None
+    first_token_time: float | None = None
+    finished_time: float | None = None
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One of the ``n`` completions of a prompt."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None = None
+    logprobs: list[LogprobsOnePosition] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None  # the stop string or the stop token that ended it
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """The completions of one prompt, so far or finished.
+
+    ``output.outputs[0].text`` is the text; ``output.prompt`` the prompt, rendered by the chat template for a chat.
+    """
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    finished: bool
+    num_cached_tokens: int = 0  # prompt tokens found in the prefix cache
+    metrics: RequestMetrics | None = None
+
+
+@dataclass(slots=True)
+class EmbeddingOutput:
+    embedding: FloatArray  # [dim], fp32
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.embedding.shape[0])
+
+
+@dataclass(slots=True)
+class EmbeddingRequestOutput:
+    """The vector of one input."""
+
+    request_id: str
+    outputs: EmbeddingOutput
+    prompt_token_ids: list[int]
+    truncated: bool = False
+    finished: bool = True
+
+
+@dataclass(slots=True)
+class ScoringOutput:
+    score: float  # 0..1
+    raw_score: float  # the model's own logit, or the cosine of a bi-encoder
+
+
+@dataclass(slots=True)
+class ScoringRequestOutput:
+    """The score of one pair of texts."""
+
+    request_id: str
+    outputs: ScoringOutput
+    prompt_token_ids: list[int]
+    finished: bool = True
+
+
+@dataclass(slots=True)
+class RerankResult:
+    """One document's place in a ranking; ``index`` is its place in the list that was given."""
+
+    index: int
+    document: str
+    relevance_score: float  # 0..1
+    raw_score: float
+
+
+@dataclass(slots=True)
+class RerankOutput:
+    """Documents by descending relevance; equal scores keep the order they were given in."""
+
+    request_id: str
+    model: str
+    results: list[RerankResult] = field(default_factory=list)
+    num_tokens: int = 0

@@ -1,0 +1,99 @@
+"""A request inside the engine: token ids in, token ids or one vector out. Knows no text and no tokenizer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from carrel.outputs import FinishReason
+from carrel.params import PoolingParams, SamplingParams
+
+
+class RequestStatus(IntEnum):
+    """Everything after PREEMPTED is terminal."""
+
+    WAITING = 0
+    RUNNING = 1
+    PREEMPTED = 2
+    FINISHED_STOPPED = 3
+    FINISHED_LENGTH = 4
+    FINISHED_ABORTED = 5
+    FINISHED_ERROR = 6
+
+    @property
+    def finished(self) -> bool:
+        return self > RequestStatus.PREEMPTED
+
+
+FINISH_REASONS: dict[RequestStatus, FinishReason] = {
+    RequestStatus.FINISHED_STOPPED: "stop",
+    RequestStatus.FINISHED_LENGTH: "length",
+    RequestStatus.FINISHED_ABORTED: "abort",
+    RequestStatus.FINISHED_ERROR: "error",
+}
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One sequence to generate, or one input to pool.
+
+    There are no phases: ``num_computed_tokens`` catches up with ``num_tokens``. Exactly one of ``sampling_params`` and
+    ``pooling_params`` is set.
+    """
+
+    request_id: str
+    model: str  # key of the hosted model
+    prompt_token_ids: list[int]
+    sampling_params: SamplingParams | None = None
+    pooling_params: PoolingParams | None = None
+    token_type_ids: list[int] | None = None  # segments of a pair, for encoders that have them
+    eos_token_ids: frozenset[int] = frozenset()
+    max_tokens: int = 1  # resolved: at least 1, fits the context
+    seed: int = 0  # resolved: sampling depends on (seed, position) alone
+    priority: int = 0  # lower goes first
+    cache_salt: str | None = None  # requests of other salts never share blocks
+    arrival_time: float = field(default_factory=time.monotonic)
+
+    # Set by the scheduler alone.
+    status: RequestStatus = RequestStatus.WAITING
+    output_token_ids: list[int] = field(default_factory=list)
+    num_computed_tokens: int = 0  # tokens whose KV is in the cache
+    num_cached_tokens: int = 0  # of the prompt, found in the prefix cache when first scheduled
+    num_preemptions: int = 0
+    stop_reason: int | str | None = None
+    first_scheduled_time: float | None = None
+    first_token_time: float | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.sampling_params is None) != (self.pooling_params is None), "a request samples or pools"
+        assert self.prompt_token_ids, "an empty prompt is refused before it becomes a request"
+
+    @property
+    def is_pooling(self) -> bool:
+        return self.pooling_params is not None
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.prompt_token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.output_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        return FINISH_REASONS.get(self.status)
+
+    def token_ids(self, start: int, end: int) -> list[int]:
+        """Tokens [start, end) of prompt and output, without joining the whole of both."""
+        split = len(self.prompt_token_ids)
+        if end <= split:
+            return self.prompt_token_ids[start:end]
+        if start >= split:
+            return self.output_token_ids[start - split : end - split]
+        return self.prompt_token_ids[start:] + self.output_token_ids[: end - split]

@@ -1,0 +1,58 @@
+# carrel: `make demo` shows it, `make test` checks it. Each makes the virtual environment when it is missing.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+export HF_HUB_OFFLINE := 1
+export TRANSFORMERS_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types format docs-check bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed 's/:.*  ## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "carrel needs Python 3.11 to 3.13; say which: make PYTHON=python3.12 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (once; some minutes) …"
+	@$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
+	@$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	@touch $@
+
+install: $(STAMP)  ## make the virtual environment in .venv
+
+demo: $(STAMP)  ## index documents, ask three questions, serve, and talk to the server
+	@$(BIN)/python examples/demo.py
+
+test: lint types  ## everything that CI runs: lint, types, all tests, README blocks
+	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@$(BIN)/python scripts/left_out.py
+
+lint: $(STAMP)  ## ruff check, ruff format --check, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: $(STAMP)  ## mypy --strict over the packages, the adapters and the tests
+	@$(BIN)/mypy
+	@$(BIN)/mypy -p llama_index.llms.carrel -p llama_index.embeddings.carrel -p llama_index.postprocessor.carrel
+	@$(BIN)/mypy examples training scripts
+
+format: $(STAMP)  ## let ruff repair and format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs-check: $(STAMP)  ## only the README blocks, the docstring examples and the notebook
+	@$(BIN)/python -m pytest -q tests/project
+
+bench: $(STAMP)  ## the benchmark row beside transformers
+	@$(BIN)/python benchmarks/run.py
+
+clean:  ## remove what the targets made, the virtual environment too
+	rm -rf $(VENV) dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -46,7 +46,8 @@ def read_texts(folder: Path) -> dict[str, list[str]]:
     """Source → its documents, each source cut to ``MAX_CHARACTERS_PER_SOURCE``."""
     texts: dict[str, list[str]] = {name: [] for name in SOURCES}
     for path in sorted(folder.glob("*.jsonl.gz")):
-        for row in map(json.loads, gzip.decompress(path.read_bytes()).decode().splitlines()):
+        lines = gzip.decompress(path.read_bytes()).decode().removesuffix("\n").split("\n")
+        for row in map(json.loads, lines):
             source = row["source"] if row["source"] in texts else f"{row['source']}.{row['lang']}"
             kept = texts.get(source)
             if kept is not None and sum(map(len, kept)) < MAX_CHARACTERS_PER_SOURCE:

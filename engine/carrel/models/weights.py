@@ -1,0 +1,168 @@
+"""Weights from safetensors files, single or sharded, into a model's parameters. Never pickle.
+
+A model says for each of its parameters which tensors of the checkpoint make it up (several are concatenated along the
+first dimension: fused projections). What is missing, unexpected or of another shape is an error that names the tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from carrel.errors import WeightsError
+from carrel.models.config import read_json
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SHOWN = 8  # names in an error message
+
+Sources = Mapping[str, Sequence[str]]  # parameter → the checkpoint's tensors, concatenated along dimension 0
+
+
+class Checkpoint:
+    """The tensors of a model folder by name, read when asked for.
+
+    ``prefix`` is cut off the names that have it, so that a bare model and one with a head look alike.
+    """
+
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        self.folder = folder
+        self._files: dict[Path, Any] = {}  # safetensors' open files
+        self._names: dict[str, tuple[Path, str]] = {}  # name → (file, name in the file)
+        for path in weight_files(folder):
+            self._files[path] = _open(path)
+            for stored in self._files[path].keys():  # noqa: SIM118  # a method of safe_open, which is no mapping
+                self._names[_plain_name(stored, prefix)] = (path, stored)
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._names)
+
+    def load(self, name: str) -> Tensor:
+        """The tensor called ``name``, on the CPU in the dtype of the file."""
+        path, stored = self._names[name]
+        try:
+            tensor: Tensor = self._files[path].get_tensor(stored)
+        except SafetensorError as error:
+            raise WeightsError(
+                f"{path}: tensor {stored} cannot be read ({error}); download the model again."
+            ) from error
+        return tensor
+
+    def dtype(self) -> str:
+        """dtype of the first floating-point tensor: "float32", "bfloat16", "float16", …"""
+        names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+        for path, stored in self._names.values():
+            name = str(self._files[path].get_slice(stored).get_dtype())
+            if name in names:
+                return names[name]
+        raise WeightsError(f"{self.folder} holds no floating-point weights; use the bf16, fp16 or fp32 checkpoint.")
+
+
+def _plain_name(name: str, prefix: str) -> str:
+    name = name.removeprefix(prefix)
+    if name.endswith("LayerNorm.gamma"):  # checkpoints converted from TensorFlow
+        return name.removesuffix("gamma") + "weight"
+    return name.removesuffix("beta") + "bias" if name.endswith("LayerNorm.beta") else name
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder.
+
+    Raises:
+        WeightsError: there are none, only pickles, or a shard is missing.
+    """
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if (folder / INDEX).is_file():
+        shards = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+        if missing or not shards:
+            raise WeightsError(f"{folder} lacks the shards {_some(missing)} of {INDEX}; download the model again.")
+        return [folder / shard for shard in shards]
+    if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+        raise WeightsError(
+            f"{folder} has its weights only as pickle, which can run any code and is never loaded. Convert them once on "
+            "a machine you trust: AutoModel.from_pretrained(folder).save_pretrained(folder) of transformers writes "
+            f"{SINGLE}; or choose a revision of the model that has it."
+        )
+    raise WeightsError(f"{folder} has no weights: neither {SINGLE} nor {INDEX}; download the model again.")
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} is damaged ({error}); download the model again.") from error
+
+
+def load_weights(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    sources: Sources,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    ignored: Iterable[str] = (),
+) -> None:
+    """Fill every parameter of ``module`` from ``checkpoint``; those of ``ignored`` prefixes may be left over.
+
+    Raises:
+        WeightsError: tensors are missing, unexpected or of another shape; the message names them.
+    """
+    used = {name for names in sources.values() for name in names}
+    _check_names(checkpoint, used, tuple(ignored))
+    parameters = dict(module.named_parameters())
+    assert set(parameters) == set(sources), "a model names the sources of exactly its parameters"
+    wrong: list[str] = []
+    for name, parameter in parameters.items():
+        tensor = _join([checkpoint.load(source) for source in sources[name]])
+        if tensor is None or tensor.shape != parameter.shape:
+            found = "shapes that do not join" if tensor is None else str(tuple(tensor.shape))
+            wrong.append(f"{' + '.join(sources[name])}: {found}, expected {tuple(parameter.shape)}")
+            continue
+        _assign(module, name, tensor.to(device=device, dtype=dtype))
+    if wrong:
+        raise WeightsError(f"Weights in {checkpoint.folder} do not fit config.json: {_some(wrong)}.")
+
+
+def _check_names(checkpoint: Checkpoint, used: set[str], ignored: tuple[str, ...]) -> None:
+    missing = sorted(used - checkpoint.names)
+    if missing:
+        raise WeightsError(f"Weights in {checkpoint.folder} lack {_some(missing)}; download the model again.")
+    extra = sorted(name for name in checkpoint.names - used if not _ignorable(name, ignored))
+    if extra:
+        raise WeightsError(
+            f"Weights in {checkpoint.folder} hold tensors that its architecture does not have: {_some(extra)}; "
+            "config.json and the weights belong to different models."
+        )
+
+
+def _ignorable(name: str, ignored: tuple[str, ...]) -> bool:
+    return name.startswith(ignored) or name.endswith(("rotary_emb.inv_freq", "position_ids", "token_type_ids"))
+
+
+def _join(tensors: list[Tensor]) -> Tensor | None:
+    if len(tensors) == 1:
+        return tensors[0]
+    if len({tensor.shape[1:] for tensor in tensors}) > 1:
+        return None
+    return torch.cat(tensors)
+
+
+def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        module = getattr(module, part)
+    setattr(module, last, nn.Parameter(tensor.contiguous(), requires_grad=False))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,28 @@
+"""The device side of the engine: a runner for each hosted model. Implements :class:`carrel.step.Executor`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from carrel.step import ModelBatch, RequestResult
+from carrel.worker.model_runner import ModelRunner
+
+
+class DeviceExecutor:
+    """Sends each batch to the runner of its model."""
+
+    def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
+        self.runners = dict(runners)
+
+    def execute(self, batch: ModelBatch) -> list[RequestResult]:
+        """Results in the order of ``batch.requests``."""
+        return self.runners[batch.model].execute(batch.requests)
+
+    def release(self, request_ids: list[str]) -> None:
+        for runner in self.runners.values():
+            runner.release(request_ids)
+
+    def close(self) -> None:
+        """Give the memory of every model back. Idempotent."""
+        for runner in self.runners.values():
+            runner.close()

@@ -1,0 +1,81 @@
+"""From hidden states to one vector for each input, in fp32, as sentence-transformers' modules say.
+
+Chain: pool over the tokens → dense layers → cut to ``dimensions`` → normalise. A vector that is not finite is an error of
+its own input and of no other.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from carrel.errors import InvalidParamsError, StepError
+from carrel.layers.activation import Activation, activation
+from carrel.layers.linear import Linear
+from carrel.models.pooling_config import DenseConfig, PoolingConfig, PoolingMode
+from carrel.models.weights import Checkpoint, load_weights
+from carrel.params import PoolingParams
+from carrel.step import RequestResult
+
+
+class Pooler:
+    """Made once for each embedder."""
+
+    def __init__(self, config: PoolingConfig, hidden_size: int, device: str) -> None:
+        self.config = config
+        self.output_dim = config.output_dim(hidden_size)
+        self.dense = [_load_dense(dense, device) for dense in config.dense]
+
+    def pool(self, hidden: Tensor, cu_seqlens: list[int], params: list[PoolingParams]) -> list[RequestResult]:
+        """``hidden`` [num_tokens, hidden_size]; rows [cu_seqlens[i], cu_seqlens[i + 1]) belong to input i."""
+        pooled = torch.cat([pool_tokens(hidden, cu_seqlens, mode) for mode in self.config.modes], dim=-1)
+        for linear, act in self.dense:
+            pooled = act(linear(pooled))
+        return [self._finish(row, param) for row, param in zip(pooled, params, strict=True)]
+
+    def _finish(self, vector: Tensor, params: PoolingParams) -> RequestResult:
+        if not bool(torch.isfinite(vector).all()):
+            return RequestResult(error=StepError("The model gave a vector that is not finite; try dtype float32."))
+        size = params.dimensions
+        if size is not None and size > self.output_dim:
+            message = f"dimensions must be at most {self.output_dim} for this model, got {size}."
+            return RequestResult(error=InvalidParamsError(message, param="dimensions"))
+        normalize = self.config.normalize if params.normalize is None else params.normalize
+        vector = vector[:size]
+        if normalize:
+            vector = F.normalize(vector, dim=0)
+        return RequestResult(pooled=vector.cpu().numpy().copy())
+
+
+def _load_dense(config: DenseConfig, device: str) -> tuple[Linear, Activation]:
+    with torch.device("meta"):
+        linear = Linear(config.in_features, config.out_features, config.bias)
+    names = {name: [f"linear.{name}"] for name, _ in linear.named_parameters()}
+    load_weights(linear, Checkpoint(config.folder), names, device=device, dtype=torch.float32)
+    return linear, activation(config.activation)
+
+
+def pool_tokens(hidden: Tensor, cu_seqlens: list[int], mode: PoolingMode) -> Tensor:
+    """[num_tokens, hidden_size] → fp32 [num_inputs, hidden_size]."""
+    starts, ends = cu_seqlens[:-1], cu_seqlens[1:]
+    if mode == "cls":
+        return hidden[starts].to(torch.float32)
+    if mode == "lasttoken":
+        return hidden[[end - 1 for end in ends]].to(torch.float32)
+    pieces = [hidden[start:end].to(torch.float32) for start, end in zip(starts, ends, strict=True)]
+    return torch.stack([_reduce(piece, mode) for piece in pieces])
+
+
+def _reduce(tokens: Tensor, mode: PoolingMode) -> Tensor:
+    """fp32 [n, hidden_size] → [hidden_size]"""
+    n = tokens.shape[0]
+    if mode == "max":
+        return tokens.amax(dim=0)
+    if mode == "mean":
+        return tokens.sum(dim=0) / n
+    if mode == "mean_sqrt_len_tokens":
+        return tokens.sum(dim=0) / n**0.5
+    assert mode == "weightedmean", "the config refuses other modes"
+    weights = torch.arange(1, n + 1, dtype=torch.float32, device=tokens.device)
+    return weights @ tokens / weights.sum()

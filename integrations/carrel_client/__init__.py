@@ -1,0 +1,37 @@
+"""One model behind three doors: opened by name, shared with an engine that runs, or over HTTP.
+
+The ground of the LangChain and LlamaIndex adapters. It knows sampling options, messages as OpenAI writes them, vectors
+and rankings; it does not know any framework. Everything an adapter does more than once stands here.
+
+::
+
+    adapter (LangChain | LlamaIndex)
+       │  fields.ConnectionFields: model= | llm= | base_url=
+       ▼
+    connection.Connection            opened on first use, closed once
+       │
+       ├── engine_backend.EngineBackend    carrel.LLM and carrel.AsyncLLM on one EngineHost
+       └── server_backend.ServerBackend    httpx to the OpenAI routes of a carrel server
+"""
+
+from carrel_client.backend import Backend, ModelInfo, Piece, Reply, TextRequest, Usage
+from carrel_client.errors import NotAvailableError, ServerError, ServerRefusedError, ServerUnreachableError
+from carrel_client.fields import ChatFields, ConnectionFields, EmbeddingFields, RerankFields, SamplingFields
+
+__all__ = [
+    "Backend",
+    "ChatFields",
+    "ConnectionFields",
+    "EmbeddingFields",
+    "ModelInfo",
+    "NotAvailableError",
+    "Piece",
+    "Reply",
+    "RerankFields",
+    "SamplingFields",
+    "ServerError",
+    "ServerRefusedError",
+    "ServerUnreachableError",
+    "TextRequest",
+    "Usage",
+]

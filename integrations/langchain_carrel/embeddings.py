@@ -1,0 +1,39 @@
+"""carrel's embedding models as LangChain embeddings. Translates and does nothing else."""
+
+from __future__ import annotations
+
+from carrel_client import EmbeddingFields
+from langchain_core.embeddings import Embeddings
+
+
+class CarrelEmbeddings(EmbeddingFields, Embeddings):
+    """An embedding model of carrel, in this process or over HTTP.
+
+    A query is embedded with the model's query prompt, a document with its document prompt, where the model has them.
+
+    Args:
+        model, llm, base_url: as for ``ChatCarrel``.
+        dimensions: keep so many components, of models trained for it.
+        truncate: cut texts that are longer than the model's limit, instead of refusing them.
+
+    Example:
+        .. code-block:: python
+
+            from langchain_carrel import CarrelEmbeddings
+
+            with CarrelEmbeddings(model="starter/embedding") as embeddings:
+                vector = embeddings.embed_query("分页注意力是什么？")  # 384 floats
+    """
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """One vector a text, in the order of the texts; an empty text has its vector too."""
+        return self.vectors(texts, "document")
+
+    def embed_query(self, text: str) -> list[float]:
+        return self.vectors([text], "query")[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        return await self.avectors(texts, "document")
+
+    async def aembed_query(self, text: str) -> list[float]:
+        return (await self.avectors([text], "query"))[0]

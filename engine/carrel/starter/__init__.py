@@ -1,1 +1,39 @@
-"""starter."""
+"""The small models that carrel brings along, so that everything runs without a download.
+
+========================  ==========================================================================================
+``starter/reader``        chat, a few MB, in this package: shows the machinery, knows nothing
+``starter/embedding``     all-MiniLM-L6-v2, 384 dimensions, English; its files come with the extra ``starter``
+``starter/reranker``      the same weights behind the rerank interface: the cosine of two vectors (a bi-encoder)
+========================  ==========================================================================================
+
+Knows where their files are and that they are unchanged; loads nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from carrel.config import Task
+from carrel.errors import ModelNotFoundError
+from carrel.starter.minilm import find_minilm
+
+READER, EMBEDDING, RERANKER = "starter/reader", "starter/embedding", "starter/reranker"
+STARTERS: dict[str, Task] = {READER: "chat", EMBEDDING: "embedding", RERANKER: "rerank"}
+
+
+def find_starter(name: str) -> Path:
+    """Folder of a bundled model.
+
+    Raises:
+        ModelNotFoundError: its files are not installed.
+        WeightsError: they are, but damaged.
+    """
+    assert name in STARTERS, f"{name} is not a starter"
+    return find_reader() if name == READER else find_minilm()
+
+
+def find_reader() -> Path:
+    folder = Path(__file__).parent / "reader"
+    if not (folder / "config.json").is_file():
+        raise ModelNotFoundError(f"{READER} is missing from this installation; install carrel again from its wheel.")
+    return folder

@@ -1,0 +1,110 @@
+"""Puts messages into the form that chat templates are written for. Knows OpenAI's format; knows no template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from carrel.errors import RequestError
+
+Message = Mapping[str, Any]
+
+
+def normalize(messages: Sequence[Message], *, knows_developer: bool = False) -> list[dict[str, Any]]:
+    """A copy with text as strings, arguments of tool calls as objects, and ``developer`` as ``system`` where needed.
+
+    >>> normalize([{"role": "user", "content": [{"type": "text", "text": "你好"}]}])
+    [{'role': 'user', 'content': '你好'}]
+
+    Raises:
+        RequestError: a message is not well formed, or holds something other than text.
+    """
+    if not messages:
+        raise RequestError("messages must not be empty.", param="messages")
+    return [_normalize_one(i, message, knows_developer) for i, message in enumerate(messages)]
+
+
+def _normalize_one(index: int, message: Message, knows_developer: bool) -> dict[str, Any]:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise RequestError(
+            f"messages[{index}] must be an object with a role and a content, got {message!r:.80}.", param="messages"
+        )
+    copy = {key: value for key, value in message.items() if value is not None}
+    if copy["role"] == "developer" and not knows_developer:
+        copy["role"] = "system"
+    copy["content"] = _text_of(index, message.get("content"))
+    if copy.get("tool_calls"):
+        copy["tool_calls"] = [_tool_call(index, call) for call in copy["tool_calls"]]
+        copy["content"] = copy["content"] or None  # templates ask `content is none` to find tool calls
+    elif copy["content"] is None:
+        copy["content"] = ""
+    return copy
+
+
+def _text_of(index: int, content: Any) -> str | None:
+    if content is None or isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise RequestError(f"messages[{index}].content must be a string or a list of parts.", param="messages")
+    return "\n".join(_text_of_part(index, part) for part in content)
+
+
+def _text_of_part(index: int, part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+    if kind not in ("text", "input_text", "output_text", "refusal"):
+        raise RequestError(
+            f"messages[{index}] holds a part of type {kind!r}; only text is supported.", param="messages"
+        )
+    text = part.get("refusal" if kind == "refusal" else "text")
+    if not isinstance(text, str):
+        raise RequestError(f"messages[{index}] holds a {kind} part without a text.", param="messages")
+    return text
+
+
+def _tool_call(index: int, call: Any) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise RequestError(f"messages[{index}] has a tool call without a function name.", param="messages")
+    return {**call, "function": {**function, "arguments": _arguments(index, function.get("arguments"))}}
+
+
+def _arguments(index: int, arguments: Any) -> Any:
+    """OpenAI sends JSON in a string; most templates want the object."""
+    if not isinstance(arguments, str):
+        return arguments or {}
+    try:
+        return json.loads(arguments) if arguments.strip() else {}
+    except ValueError:
+        raise RequestError(f"messages[{index}]: a tool call's arguments are not JSON.", param="messages") from None
+
+
+def argument_spellings(chat: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The chat with arguments as objects, then as JSON text; and with an empty content instead of none."""
+    yield chat
+    if any(message.get("tool_calls") for message in chat):
+        yield [_as_text(message) for message in chat]
+        yield [message | {"content": message["content"] or ""} for message in chat]
+        yield [_as_text(message) | {"content": message["content"] or ""} for message in chat]
+
+
+def _as_text(message: dict[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    spelled = [
+        {**call, "function": {**call["function"], "arguments": _to_json(call["function"]["arguments"])}}
+        for call in calls
+    ]
+    return message | {"tool_calls": spelled}
+
+
+def _to_json(arguments: Any) -> str:
+    return json.dumps(arguments, ensure_ascii=False)
+
+
+def continued(chat: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:
+    """The chat with ``mark`` at the end of the last message, to find that place in the rendered text."""
+    return [*chat[:-1], chat[-1] | {"content": (chat[-1]["content"] or "") + mark}]

@@ -56,9 +56,11 @@ class Request:
     arrival_time: float = field(default_factory=time.monotonic)
 
     # Set by the scheduler alone.
+    order: int = 0  # of acceptance; decides among equal priorities
     status: RequestStatus = RequestStatus.WAITING
     output_token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0  # tokens whose KV is in the cache
+    num_prefill_tokens: int = 0  # tokens it had when it was admitted, last time; what comes after is decode
     num_cached_tokens: int = 0  # of the prompt, found in the prefix cache when first scheduled
     num_preemptions: int = 0
     stop_reason: int | str | None = None

@@ -1,0 +1,111 @@
+"""The requests of one chat model: who runs, who waits, who gives way when the KV cache is full.
+
+Knows one :class:`~carrel.kv_cache.KVCacheManager` and the order of urgency. Does not know other models, nor how the
+token budget of a step is divided.
+
+All blocks of a prompt are taken when the request is admitted, so a prefill that has begun never waits for memory. Only
+decode asks for more. When there is none, the least urgent request gives its blocks back and is computed again later.
+The most urgent request can thus always go on, and alone it fits: that is checked before it is accepted.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import insort
+
+from carrel.kv_cache import KVCacheManager
+from carrel.request import Request, RequestStatus
+from carrel.request_queue import RequestQueue, urgency
+from carrel.step import ScheduledRequest
+
+
+class ChatLane:
+    """One chat model's running and waiting requests. ``running`` is sorted, the most urgent first."""
+
+    def __init__(self, model: str, kv_cache: KVCacheManager) -> None:
+        self.model = model
+        self.kv_cache = kv_cache
+        self.running: list[Request] = []
+        self.waiting = RequestQueue()
+        self.num_preemptions = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running) or len(self.waiting) > 0
+
+    def schedule_decodes(self, scheduled: list[ScheduledRequest], preempted: list[Request]) -> None:
+        """What requests past their prefill lack, the most urgent first: the token (or tokens) sampled last."""
+        running, allocate_slots = self.running, self.kv_cache.allocate_slots
+        index = 0
+        while index < len(running):  # preemption shortens the list from its end, behind what is scheduled already
+            request = running[index]
+            index += 1
+            num_computed_tokens = request.num_computed_tokens
+            if num_computed_tokens < request.num_prefill_tokens:
+                continue
+            num_new_tokens = len(request.prompt_token_ids) + len(request.output_token_ids) - num_computed_tokens
+            block_ids = allocate_slots(request, num_new_tokens)
+            if block_ids is None:
+                block_ids = self._make_room(request, num_new_tokens, preempted)
+            if block_ids is not None:
+                scheduled.append(ScheduledRequest(request, num_new_tokens, block_ids))
+
+    def prefills(self) -> list[Request]:
+        """Running requests whose prefill is not finished, the most urgent first."""
+        return [request for request in self.running if request.num_computed_tokens < request.num_prefill_tokens]
+
+    def continue_prefill(self, request: Request, max_tokens: int) -> ScheduledRequest:
+        """The next chunk of a prompt, of at most ``max_tokens`` tokens."""
+        num_new_tokens = min(request.num_prefill_tokens - request.num_computed_tokens, max_tokens)
+        block_ids = self.kv_cache.allocate_slots(request, num_new_tokens)
+        assert block_ids is not None, "the blocks of a prompt are taken when it is admitted"
+        return ScheduledRequest(request, num_new_tokens, block_ids)
+
+    def admit(self, max_tokens: int) -> ScheduledRequest | None:
+        """Start the most urgent waiting request with at most ``max_tokens`` tokens; None if its blocks are not free.
+
+        One block for each running request stays free, so that what is admitted now is not preempted in the next steps.
+        """
+        request = self.waiting.peek()
+        assert request is not None, "the caller looks whether anybody waits"
+        blocks, num_cached_tokens = self.kv_cache.get_computed_blocks(request)
+        num_missing_tokens = request.num_tokens - num_cached_tokens
+        block_ids = self.kv_cache.allocate_slots(request, num_missing_tokens, blocks, headroom=len(self.running))
+        if block_ids is None:
+            return None
+        self.waiting.pop()
+        if request.first_scheduled_time is None:
+            request.first_scheduled_time = time.monotonic()
+            request.num_cached_tokens = num_cached_tokens
+        request.num_computed_tokens = num_cached_tokens
+        request.num_prefill_tokens = request.num_tokens
+        request.status = RequestStatus.RUNNING
+        insort(self.running, request, key=urgency)
+        return ScheduledRequest(request, min(num_missing_tokens, max_tokens), block_ids)
+
+    def drop_finished(self, request: Request) -> None:
+        """``request`` ended, wherever it was: give back its blocks."""
+        self.waiting.discard_finished(request)
+        if request in self.running:
+            self.running.remove(request)
+        self.kv_cache.free(request)
+
+    def _make_room(self, request: Request, num_new_tokens: int, preempted: list[Request]) -> list[int] | None:
+        """Preempt from the least urgent on until ``request`` fits. None: it gave way itself, as the least urgent."""
+        block_ids = None
+        while block_ids is None:
+            victim = self.running.pop()
+            self._preempt(victim)
+            preempted.append(victim)
+            if victim is request:
+                return None
+            block_ids = self.kv_cache.allocate_slots(request, num_new_tokens)
+        return block_ids
+
+    def _preempt(self, request: Request) -> None:
+        self.kv_cache.free(request)
+        request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        request.status = RequestStatus.PREEMPTED
+        self.num_preemptions += 1
+        self.waiting.push(request)

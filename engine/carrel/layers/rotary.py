@@ -1,7 +1,7 @@
 """Rotary position embedding: inverse frequencies by scaling type, and the rotation itself.
 
-Knows the formulas of the default, linear, llama3 and yarn types; each is a function of the model's files alone, never of
-the length of a sequence, so that cached keys stay valid. Does not know which layers use it.
+Knows the formulas of the default, linear, llama3 and yarn types; each is a function of the model's files alone, never
+of the length of a sequence, so that cached keys stay valid. Does not know which layers use it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     ids → embedding → [ norm → qkv → (head norms) → rotary → attention → output
                         norm → gate, up → silu(gate) · up → down ] × layers → norm → (head) → logits
 
-Queries, keys and values come from one product, gate and up from another. Knows no requests, no sampling, no cache policy.
+Queries, keys and values come from one product, gate and up from another. Knows no requests, no sampling, no cache
+policy.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / shard for shard in shards]
     if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
         raise WeightsError(
-            f"{folder} has its weights only as pickle, which can run any code and is never loaded. Convert them once on "
-            "a machine you trust: AutoModel.from_pretrained(folder).save_pretrained(folder) of transformers writes "
+            f"{folder} has its weights only as pickle, which can run any code and is never loaded. Convert them once "
+            "on a machine you trust: AutoModel.from_pretrained(folder).save_pretrained(folder) of transformers writes "
             f"{SINGLE}; or choose a revision of the model that has it."
         )
     raise WeightsError(f"{folder} has no weights: neither {SINGLE} nor {INDEX}; download the model again.")

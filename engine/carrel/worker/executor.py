@@ -19,8 +19,7 @@ class DeviceExecutor:
         return self.runners[batch.model].execute(batch.requests)
 
     def release(self, request_ids: list[str]) -> None:
-        for runner in self.runners.values():
-            runner.release(request_ids)
+        """Nothing is kept for single requests: all that a step needs is in its batch."""
 
     def close(self) -> None:
         """Give the memory of every model back. Idempotent."""

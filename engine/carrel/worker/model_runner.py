@@ -51,9 +51,6 @@ class ModelRunner(ABC):
         results = dict(zip(map(id, batch.requests), self._run(batch), strict=True))
         return [results[id(item)] for item in requests]
 
-    def release(self, request_ids: list[str]) -> None:
-        """Nothing is kept for single requests."""
-
     def close(self) -> None:
         """Give weights and cache back. Idempotent; the runner is of no use afterwards."""
         self.caches = []

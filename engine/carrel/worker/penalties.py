@@ -35,5 +35,5 @@ def _penalise_row(logits: Tensor, request: Request, params: SamplingParams) -> N
 def _unique(token_ids: list[int], like: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct ids inside the vocabulary, and how often each occurs."""
     ids = torch.tensor(token_ids, dtype=torch.int64, device=like.device)
-    distinct, counts = ids[ids < like.shape[0]].unique(return_counts=True)
+    distinct, counts = torch.unique(ids[ids < like.shape[0]], return_counts=True)
     return distinct, counts

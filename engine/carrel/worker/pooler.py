@@ -1,7 +1,7 @@
 """From hidden states to one vector for each input, in fp32, as sentence-transformers' modules say.
 
-Chain: pool over the tokens → dense layers → cut to ``dimensions`` → normalise. A vector that is not finite is an error of
-its own input and of no other.
+Chain: pool over the tokens → dense layers → cut to ``dimensions`` → normalise. A vector that is not finite is an error
+of its own input and of no other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Pooler:
         """``hidden`` [num_tokens, hidden_size]; rows [cu_seqlens[i], cu_seqlens[i + 1]) belong to input i."""
         pooled = torch.cat([pool_tokens(hidden, cu_seqlens, mode) for mode in self.config.modes], dim=-1)
         for linear, act in self.dense:
-            pooled = act(linear(pooled))
+            pooled = act(linear.forward(pooled))
         return [self._finish(row, param) for row, param in zip(pooled, params, strict=True)]
 
     def _finish(self, vector: Tensor, params: PoolingParams) -> RequestResult:
@@ -78,4 +78,4 @@ def _reduce(tokens: Tensor, mode: PoolingMode) -> Tensor:
         return tokens.sum(dim=0) / n**0.5
     assert mode == "weightedmean", "the config refuses other modes"
     weights = torch.arange(1, n + 1, dtype=torch.float32, device=tokens.device)
-    return weights @ tokens / weights.sum()
+    return torch.mv(tokens.T, weights) / weights.sum()

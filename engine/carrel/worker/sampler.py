@@ -1,7 +1,7 @@
 """From logits to tokens, a whole batch at once, in fp32.
 
-A pure function of (logits, sampling parameters, tokens so far, seed, position): no generator, no state, so that batching
-and preemption change nothing. Order: min_tokens mask → penalties → temperature → min_p → top_k, top_p → draw.
+A pure function of (logits, sampling parameters, tokens so far, seed, position): no generator, no state, so that
+batching and preemption change nothing. Order: min_tokens mask → penalties → temperature → min_p → top_k, top_p → draw.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Sampled:
 
 
 def sample(logits: Tensor, requests: list[Request]) -> Sampled:
-    """``logits`` [num_rows, vocab_size] of any float dtype; ``requests`` one for each row. Does not change ``logits``."""
+    """``logits`` [num_rows, vocab_size] of any float dtype, not changed; ``requests`` one for each row."""
     raw = logits.to(torch.float32)
     params = [_params(request) for request in requests]
     adjusted = apply_penalties(_mask_early_stops(raw, requests, params), requests, params)

@@ -1,0 +1,15 @@
+"""Fixtures that every room uses."""
+
+import os
+
+import pytest
+from tiny_models import TinyModels
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: tests need no network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """Small random models by name, e.g. ``tiny_models("qwen2")`` → folder; see ``scripts/make_tiny_models.py``."""
+    return TinyModels(tmp_path_factory.mktemp("tiny_models"))

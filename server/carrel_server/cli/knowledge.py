@@ -1,0 +1,94 @@
+"""``carrel index | ask``: a knowledge base on disk. Knows words and paths; what happens in it is ``carrel_rag``'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from carrel_rag import RAGPipeline
+    from carrel_rag.schema import Answer, IngestReport
+
+
+def knowledge_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: --knowledge-base and the models that read it."""
+    for option in (
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."),
+        click.option("--reranker-model", default="starter/reranker", show_default=True),
+        click.option("--embedding-model", default="starter/embedding", show_default=True),
+        click.option("--knowledge-base", required=True, metavar="DIR[/NAME]", help="Made when missing; NAME: default."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@knowledge_options
+def index(paths: tuple[str, ...], **options: Any) -> None:
+    """Read the documents at PATH... into a knowledge base. Running it again reads only what has changed."""
+    missing = [path for path in paths if not Path(path).exists()]
+    if missing:
+        raise click.ClickException(f"There is no file or directory {missing[0]!r} to index.")
+    with open_pipeline(model=None, **options) as pipeline:
+        report = pipeline.add([Path(path) for path in paths])
+    print_report(report)
+    if report.failed:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("question")
+@knowledge_options
+@click.option("--model", help="A chat model that writes the answer; default: the best sentences are quoted.")
+def ask(question: str, model: str | None, **options: Any) -> None:
+    """Answer QUESTION from a knowledge base, with citations."""
+    directory, name = split_knowledge_base(options["knowledge_base"])
+    if not (directory / name).is_dir():
+        raise click.ClickException(f"There is no knowledge base {name!r} in {directory}. Make one with carrel index.")
+    with open_pipeline(model=model, **options) as pipeline:
+        answer = pipeline.ask(question, mode="extractive" if model is None else "generative")
+    print_answer(answer)
+
+
+@contextmanager
+def open_pipeline(
+    *, model: str | None, knowledge_base: str, embedding_model: str, reranker_model: str, device: str
+) -> Iterator[RAGPipeline]:
+    """The knowledge base with models of its own, closed at the end."""
+    from carrel import LLM
+    from carrel_rag import RAGPipeline
+
+    directory, name = split_knowledge_base(knowledge_base)
+    with (
+        LLM(model, embedding_model=embedding_model, reranker_model=reranker_model, device=device) as llm,
+        RAGPipeline.open(directory, llm=llm, name=name) as pipeline,
+    ):
+        yield pipeline
+
+
+def split_knowledge_base(value: str) -> tuple[Path, str]:
+    """``DIR[/NAME]`` → (DIR, NAME)."""
+    path = Path(value)
+    return path, "default"
+
+
+def print_report(report: IngestReport) -> None:
+    for status in report.files:
+        click.echo(f"{status.state:<10} {status.name}  {status.error or f'{status.num_chunks} chunks'}")
+    numbers = f"{len(report.added)} indexed, {len(report.skipped)} unchanged, {len(report.failed)} failed"
+    click.echo(f"{numbers}; {report.num_chunks} chunks in {report.seconds:.1f} s")
+
+
+def print_answer(answer: Answer) -> None:
+    click.echo(answer.text)
+    for citation in answer.citations:
+        place = f", {citation.place}" if citation.place else ""
+        click.echo(f"\n[{citation.number}] {citation.name}{place}\n    “{citation.quote}”")
+    times = answer.timings
+    first = "" if times.first_token is None else f", first token {times.first_token:.2f} s"
+    click.echo(f"\nretrieve {times.retrieve:.2f} s, rerank {times.rerank:.2f} s{first}, total {times.total:.2f} s")

@@ -1,0 +1,135 @@
+"""Kinds of values on the command line. Knows how they are written; does not know which flag takes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from carrel.config import DType, ModelSpec, Task
+
+DTYPES: dict[str, DType] = {
+    "auto": "auto",
+    "half": "float16",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "float": "float32",
+    "float32": "float32",
+}
+TASKS: dict[str, Task | None] = {
+    "auto": None,
+    "chat": "chat",
+    "generate": "chat",
+    "embed": "embedding",
+    "embedding": "embedding",
+    "rerank": "rerank",
+    "score": "rerank",
+    "classify": "rerank",
+}
+SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class Count(click.ParamType):
+    """A whole number, also as vLLM writes it: 32k is 32,000, 32K is 32,768."""
+
+    name = "n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        factor = SUFFIXES.get(value[-1:], 1)
+        try:
+            return int(float(value[:-1]) * factor) if factor > 1 else int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number such as 4096, 4k or 4K.", param, ctx)
+
+
+class JsonObject(click.ParamType):
+    """A JSON object, e.g. '{"enable_thinking": false}'."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return value
+        try:
+            result = json.loads(value)
+        except json.JSONDecodeError as error:
+            self.fail(f"{value!r} is not JSON: {error}.", param, ctx)
+        if not isinstance(result, dict):
+            self.fail(f"{value!r} is not a JSON object.", param, ctx)
+        return result
+
+
+class TemplateText(click.ParamType):
+    """A chat template: a file, or the template itself on one line. The value is its text."""
+
+    name = "file|text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return read_template(str(value))
+
+
+class ModelOption(click.ParamType):
+    """``NAME[,key=value…]`` as a :class:`~carrel.config.ModelSpec` of one task."""
+
+    name = "name[,key=value…]"
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ModelSpec:
+        if isinstance(value, ModelSpec):
+            return value
+        return parse_model(str(value), self.task)
+
+
+def parse_model(text: str, task: Task | None) -> ModelSpec:
+    """
+    >>> parse_model("BAAI/bge-m3,max_model_len=4K,dtype=float32", "embedding").max_model_len
+    4096
+
+    Raises:
+        click.BadParameter: an unknown key, or a value that is not of its kind.
+    """
+    name, *pairs = text.split(",")
+    values: dict[str, Any] = {}
+    served: list[str] = []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or key not in MODEL_KEYS:
+            raise click.BadParameter(f"{pair!r}: after the name come key=value, with one of {', '.join(MODEL_KEYS)}.")
+        if key == "served_model_name":
+            served.append(value)
+        else:
+            values[key] = MODEL_KEYS[key](value)
+    return ModelSpec(name=name, task=task, served_model_name=tuple(served), **values)
+
+
+def read_template(value: str) -> str:
+    """
+    Raises:
+        click.BadParameter: neither a file nor a template.
+    """
+    path = Path(value)
+    if "{" not in value and path.is_file():
+        return path.read_text(encoding="utf-8")
+    if "{" in value:
+        return value
+    raise click.BadParameter(f"{value!r} is neither a file nor the text of a chat template.")
+
+
+def dtype_of(value: str) -> DType:
+    if value not in DTYPES:
+        raise click.BadParameter(f"dtype must be one of {', '.join(DTYPES)}; got {value!r}.")
+    return DTYPES[value]
+
+
+MODEL_KEYS: dict[str, Any] = {
+    "served_model_name": str,
+    "dtype": dtype_of,
+    "max_model_len": lambda value: Count().convert(value, None, None),
+    "chat_template": read_template,
+}

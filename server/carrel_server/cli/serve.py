@@ -1,0 +1,94 @@
+"""``carrel serve``: flags → a plan → the server. Flags that vLLM has keep vLLM's name and meaning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from carrel_server.cli.parameters import DTYPES, TASKS, Count, JsonObject, ModelOption, TemplateText
+from carrel_server.cli.vllm_flags import foreign_flags
+
+MANY_VALUES = ("--served-model-name", "--api-key", "--allowed-origins")
+
+
+class ServeCommand(click.Command):
+    """vLLM lets some flags take several values: ``carrel serve X --served-model-name a b`` works here too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread_values(args))
+
+
+def spread_values(arguments: list[str]) -> list[str]:
+    """``--flag a b`` becomes ``--flag a --flag b``, but only after the model: before it, ``b`` would be the model.
+
+    >>> spread_values(["m", "--served-model-name", "a", "b"])
+    ['m', '--served-model-name', 'a', '--served-model-name', 'b']
+    >>> spread_values(["--served-model-name", "a", "m"])
+    ['--served-model-name', 'a', 'm']
+    """
+    result: list[str] = []
+    has_model = (bool(arguments) and not arguments[0].startswith("-")) or "--model" in arguments
+    flag, num_values = "", 0
+    for argument in arguments:
+        if argument.startswith("-"):
+            flag, num_values = argument, 0
+        elif flag in MANY_VALUES and has_model:
+            num_values += 1
+            if num_values > 1:
+                result.append(flag)
+        result.append(argument)
+    return result
+
+
+@click.command(cls=ServeCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--model", "named_models", multiple=True, help="Same as MODEL; vLLM's module spelling.")
+@click.option("--chat-model", multiple=True, type=ModelOption("chat"), help="A chat model with its own options.")
+@click.option("--embedding-model", multiple=True, type=ModelOption("embedding"), help="An embedding model, likewise.")
+@click.option("--reranker-model", multiple=True, type=ModelOption("rerank"), help="A reranker, likewise.")
+@click.option(
+    "--runner", type=click.Choice(["auto", "generate", "pooling"]), default="auto", help="Overrule detection."
+)
+@click.option("--task", type=click.Choice(list(TASKS)), default="auto", help="Overrule the detected task.")
+@click.option("--served-model-name", multiple=True, help="Name(s) of the chat model, or of the only one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
+@click.option("--api-key", multiple=True, help="Asked of every route but health. Also VLLM_API_KEY, CARREL_API_KEY.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="auto", show_default=True)
+@click.option("--max-model-len", type=Count(), help="Tokens of prompt and answer; default: the model's own.")
+@click.option("--max-num-seqs", type=Count(), default=256, show_default=True, help="Chat requests in one step.")
+@click.option("--max-num-batched-tokens", type=Count(), default=2048, show_default=True, help="Tokens in one step.")
+@click.option("--max-queued-requests", type=Count(), default=100_000, show_default=True, help="One more gets a 503.")
+@click.option("--block-size", type=Count(), default=16, show_default=True, help="Tokens in one KV block.")
+@click.option("--kv-cache-memory-bytes", type=Count(), help="Default: planned from what the device has.")
+@click.option("--gpu-memory-utilization", type=float, default=0.9, show_default=True, help="Share of the device.")
+@click.option("--enable-prefix-caching/--no-enable-prefix-caching", default=True, show_default=True)
+@click.option("--enforce-eager", is_flag=True, help="No CUDA graphs.")
+@click.option("--trust-remote-code", is_flag=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of requests that bring none.")
+@click.option("--chat-template", type=TemplateText(), help="Replaces the chat model's own.")
+@click.option("--default-chat-template-kwargs", type=JsonObject(), help="For every chat request.")
+@click.option("--generation-config", type=click.Choice(["auto", "vllm"]), default="auto", show_default=True)
+@click.option("--embedding-token-ids", type=click.Choice(["reject", "model", "cl100k"]), default="reject")
+@click.option("--max-body-bytes", type=Count(), default=64 * 1024 * 1024, show_default=True)
+@click.option("--allowed-origins", multiple=True, help="Browsers' origins that may call (CORS).")
+@click.option("--disable-fastapi-docs", is_flag=True, help="No /docs and /openapi.json.")
+@click.option("--root-path", default="", help="Path prefix that a proxy strips.")
+@click.option("--ssl-keyfile", type=click.Path(exists=True, dir_okay=False))
+@click.option("--ssl-certfile", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--uvicorn-log-level", "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info"
+)
+@click.option("--disable-uvicorn-access-log", is_flag=True)
+@click.option("--shutdown-timeout", type=click.IntRange(0), default=10, show_default=True, help="Seconds to finish in.")
+@foreign_flags
+def serve(**options: Any) -> None:
+    """Serve models over HTTP with OpenAI's API. A model's task is read from its files; no MODEL: the starter models."""
+    from carrel_server.cli.serve_plan import plan_serve
+
+    plan = plan_serve(options)
+    from carrel_server.run import run_server
+
+    run_server(plan)

@@ -1,0 +1,1 @@
+"""One file a group of routes. A route reads a body, asks the engine, writes a dict."""

@@ -1,0 +1,1 @@
+"""What clients may send, as pydantic models. Answers are plain dicts: pydantic never touches a response."""

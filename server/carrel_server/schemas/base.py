@@ -1,0 +1,53 @@
+"""Rules of every JSON body: null means absent, ``extra_body`` is unwrapped, nothing is ignored in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from carrel.errors import InvalidParamsError
+from pydantic import BaseModel, ConfigDict, model_validator
+
+EMPTY: tuple[Any, ...] = (None, False, "", [], {})
+
+
+class Body(BaseModel):
+    """Base of all request bodies.
+
+    ``not_yet`` names fields that carrel refuses unless their value asks for nothing; ``neutral`` names fields that
+    change nothing here and are accepted without a word (bookkeeping such as ``user``).
+    """
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=(), strict=False)
+
+    not_yet: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # field → values beside the empty ones that ask for nothing
+    neutral: ClassVar[frozenset[str]] = frozenset({"user", "model"})
+
+    model: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flatten(cls, data: Any) -> Any:
+        """Only Python's SDK flattens ``extra_body``; other clients send it as it stands."""
+        if not isinstance(data, dict):
+            return data
+        extra = data.get("extra_body")
+        merged = {**extra, **data} if isinstance(extra, dict) else data
+        return {key: value for key, value in merged.items() if value is not None and key != "extra_body"}
+
+    def unknown_fields(self) -> list[str]:
+        """Names that were sent and mean nothing here.
+
+        Raises:
+            InvalidParamsError: a field that carrel does not have yet asks for something.
+        """
+        extra = self.model_extra or {}
+        for name, harmless in self.not_yet.items():
+            if name in extra and not _in(extra[name], (*EMPTY, *harmless)):
+                raise InvalidParamsError(f"{name} is not supported by carrel yet; leave it out.", param=name)
+        return [name for name in extra if name not in self.not_yet and name not in self.neutral]
+
+
+def _in(value: Any, values: tuple[Any, ...]) -> bool:
+    """Membership that does not take 0 for False."""
+    return any(type(value) is type(other) and value == other for other in values)

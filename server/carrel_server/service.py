@@ -1,0 +1,82 @@
+"""What every route needs: the engine, the settings, the metrics. One per app, kept in ``app.state``."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from carrel.config import Task
+from carrel.errors import ModelNotFoundError
+from starlette.requests import Request
+
+from carrel_server.metrics import ServerMetrics
+from carrel_server.sampling_defaults import read_sampling_defaults
+from carrel_server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from carrel.async_llm import AsyncLLM
+    from carrel.host import EngineHost, HostedModel
+
+logger = logging.getLogger(__name__)
+
+MAX_REMEMBERED_FIELDS = 1000  # somebody may send random names for ever
+
+
+class Service:
+    """The engine as routes see it."""
+
+    def __init__(self, llm: AsyncLLM, settings: ServerSettings) -> None:
+        self.llm = llm
+        self.settings = settings
+        self.draining = False  # a signal came; new work belongs to another server
+        self.started = int(time.time())
+        self.metrics = ServerMetrics(llm.host)
+        self._warned: set[tuple[str, str]] = set()
+        self._sampling_defaults = {
+            key: read_sampling_defaults(hosted.folder) if settings.generation_config == "auto" else {}
+            for key, hosted in llm.host.models.items()
+        }
+
+    @property
+    def host(self) -> EngineHost:
+        return self.llm.host
+
+    def model(self, name: str | None, task: Task) -> HostedModel:
+        """The model of that name and task; no name (or an empty one) is the task's first model."""
+        return self.host.get(name or None, task)
+
+    def any_model(self, name: str | None) -> HostedModel:
+        """The model of that name whatever its task; no name is the first model."""
+        models = list(self.host.models.values())
+        for hosted in models:
+            if not name or name in hosted.names:
+                return hosted
+        served = ", ".join(name for hosted in models for name in hosted.names)
+        raise ModelNotFoundError(f"There is no model {name!r} here. Models: {served}.")
+
+    def sampling_defaults(self, hosted: HostedModel) -> dict[str, Any]:
+        return self._sampling_defaults[hosted.key]
+
+    def warn_unknown(self, path: str, fields: Sequence[str]) -> None:
+        """One warning for each field that means nothing here, so that nothing is ignored in silence."""
+        for name in fields:
+            if (path, name) not in self._warned and len(self._warned) < MAX_REMEMBERED_FIELDS:
+                self._warned.add((path, name))
+                logger.warning("%s: the field %.80r means nothing here and is ignored.", path, name)
+
+
+def service_of(request: Request) -> Service:
+    service = request.app.state.service
+    assert isinstance(service, Service), "create_app sets it"
+    return service
+
+
+def new_id(prefix: str) -> str:
+    """
+    >>> new_id("chatcmpl").startswith("chatcmpl-")
+    True
+    """
+    return f"{prefix}-{secrets.token_hex(12)}"

@@ -1,0 +1,188 @@
+"""``carrel serve``'s flags: what they become, what is refused, what is accepted with a warning. No model is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import click
+import pytest
+from carrel_server.cli import carrel
+from carrel_server.cli.parameters import parse_model
+from carrel_server.cli.serve import serve, spread_values
+from carrel_server.cli.serve_plan import ServePlan, plan_serve
+from click.testing import CliRunner
+
+
+def plan(*arguments: str) -> ServePlan:
+    """The plan of a command line."""
+    context = serve.make_context("serve", list(arguments))
+    return plan_serve(context.params)
+
+
+def refused(*arguments: str) -> str:
+    """The sentence with which a command line is refused."""
+    with pytest.raises(click.ClickException) as error:
+        plan(*arguments)
+    return error.value.format_message()
+
+
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VLLM_API_KEY", "CARREL_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_no_model_means_the_starters() -> None:
+    made = plan()
+    assert [spec.name for spec in made.models] == ["starter/reader", "starter/embedding", "starter/reranker"]
+    assert (made.host, made.port) == ("127.0.0.1", 8000)
+    assert made.settings.api_keys == ()
+
+
+def test_a_vllm_command_line() -> None:
+    line = (
+        "Qwen/Qwen2.5-7B-Instruct --served-model-name qwen gpt-4 --host 0.0.0.0 --port 0 --dtype half "
+        "--max-model-len 32k --max-num-seqs 64 --max-num-batched-tokens 4K --gpu-memory-utilization 0.8 "
+        "--tensor-parallel-size 1 --api-key secret --enforce-eager --trust-remote-code --seed 3"
+    )
+    made = plan(*line.split())
+    (model,) = made.models
+    assert model.name == "Qwen/Qwen2.5-7B-Instruct"
+    assert model.served_model_name == ("qwen", "gpt-4")
+    assert made.engine.dtype == "float16"
+    assert (made.engine.max_model_len, made.engine.max_num_batched_tokens) == (32_000, 4096)
+    assert (made.engine.max_num_seqs, made.engine.gpu_memory_utilization, made.engine.seed) == (64, 0.8, 3)
+    assert made.engine.enforce_eager and made.engine.trust_remote_code
+    assert made.settings.api_keys == ("secret",)
+    assert (made.host, made.port) == ("0.0.0.0", 0)
+
+
+def test_the_modules_spelling() -> None:
+    assert [spec.name for spec in plan("--model", "some/model").models] == ["some/model"]
+
+
+def test_several_models_with_options_of_their_own() -> None:
+    made = plan(
+        "--chat-model",
+        "a/chat,max_model_len=4K,served_model_name=one,served_model_name=two",
+        "--embedding-model",
+        "b/embed,dtype=bfloat16",
+        "--reranker-model",
+        "c/rerank",
+        "--max-model-len",
+        "8192",
+    )
+    chat, embedding, reranker = made.models
+    assert (chat.task, chat.max_model_len, chat.served_model_name) == ("chat", 4096, ("one", "two"))
+    assert (embedding.task, embedding.dtype) == ("embedding", "bfloat16")
+    assert (reranker.task, reranker.name) == ("rerank", "c/rerank")
+    assert made.engine.max_model_len == 8192
+
+
+def test_served_model_name_is_the_chat_models() -> None:
+    made = plan("--chat-model", "a/chat", "--embedding-model", "b/embed", "--served-model-name", "qwen")
+    assert [spec.served_model_name for spec in made.models] == [("qwen",), ()]
+    assert "one chat model" in refused("--embedding-model", "b", "--reranker-model", "c", "--served-model-name", "x")
+
+
+def test_task_overrules_the_detection() -> None:
+    assert plan("Qwen/Qwen3-Reranker-0.6B", "--task", "score").models[0].task == "rerank"
+    assert plan("some/model", "--runner", "generate").models[0].task == "chat"
+    assert "one MODEL" in refused("a", "b", "--task", "embed")
+    assert "contradict" in refused("a", "--runner", "pooling", "--task", "generate")
+
+
+@pytest.mark.parametrize("name", ["VLLM_API_KEY", "CARREL_API_KEY"])
+def test_keys_of_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "from-environment")
+    assert plan().settings.api_keys == ("from-environment",)
+    assert plan("--api-key", "given").settings.api_keys == ("given",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--tensor-parallel-size", "2"], "one device"),
+        (["-tp", "4"], "one device"),
+        (["--quantization", "awq"], "--quantization is not supported by carrel yet"),
+        (["--enable-auto-tool-choice"], "--enable-auto-tool-choice is not supported by carrel yet"),
+        (["--tool-call-parser", "hermes"], "--tool-call-parser is not supported"),
+        (["--reasoning-parser", "qwen3"], "--reasoning-parser is not supported"),
+        (["--knowledge-base", "kb"], "--knowledge-base is not supported"),
+        (["--embedding-token-ids", "cl100k"], "cl100k is not supported"),
+        (["--max-model-lenn", "5"], "No such option"),
+        (["--max-model-len", "many"], "not a whole number"),
+        (["--chat-template", "no-such-file.jinja"], "neither a file nor"),
+        (["--chat-model", "a,max_len=4"], "max_model_len"),
+        (["--default-chat-template-kwargs", "[1]"], "not a JSON object"),
+    ],
+)
+def test_refused_in_one_sentence(arguments: list[str], sentence: str) -> None:
+    message = refused("some/model", *arguments)
+    assert sentence in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("arguments", [["--lora-dtype", "auto"], ["--swap-space", "4"], ["--enable-chunked-prefill"]])
+def test_flags_without_meaning_get_one_warning(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    plan("some/model", *arguments)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"Warning: {arguments[0]} ")
+
+
+def test_values_that_ask_for_nothing_are_fine(capsys: pytest.CaptureFixture[str]) -> None:
+    plan("m", "--kv-cache-dtype", "auto", "--load-format", "safetensors", "-tp", "1", "--response-role", "assistant")
+    assert capsys.readouterr().err == ""
+
+
+def test_values_spread_only_after_the_model() -> None:
+    assert spread_values(["m", "--api-key", "a", "b"]) == ["m", "--api-key", "a", "--api-key", "b"]
+    assert spread_values(["--api-key", "a", "m"]) == ["--api-key", "a", "m"]
+    assert spread_values(["--model", "m", "--served-model-name", "a", "b", "--port", "1"])[-4:] == [
+        "--served-model-name",
+        "b",
+        "--port",
+        "1",
+    ]
+
+
+def test_a_template_may_be_a_file_or_text(tmp_path: Any) -> None:
+    file = tmp_path / "template.jinja"
+    file.write_text("{{ messages[0].content }} 你好", encoding="utf-8")
+    assert plan("m", "--chat-template", str(file)).models[0].chat_template == "{{ messages[0].content }} 你好"
+    assert plan("m", "--chat-template", "{{ messages }}").models[0].chat_template == "{{ messages }}"
+
+
+def test_allowed_origins_as_vllm_writes_them() -> None:
+    made = plan("m", "--allowed-origins", '["http://a", "http://b"]')
+    assert made.settings.allowed_origins == ("http://a", "http://b")
+
+
+def test_model_options_of_an_unknown_kind() -> None:
+    with pytest.raises(click.BadParameter, match="dtype must be one of"):
+        parse_model("a,dtype=int3", "chat")
+
+
+def test_help_lists_only_what_is_there() -> None:
+    text = CliRunner().invoke(carrel, ["--help"]).output
+    for command in ("serve", "chat", "complete", "embed", "rerank", "index", "ask"):
+        assert f"  {command} " in text
+    for later in ("eval", "bench", "doctor", "  kb "):
+        assert later not in text
+    assert "--tensor-parallel-size" not in CliRunner().invoke(carrel, ["serve", "--help"]).output
+
+
+def test_version() -> None:
+    from carrel._version import __version__
+
+    assert CliRunner().invoke(carrel, ["--version"]).output == f"carrel, version {__version__}\n"
+
+
+def test_the_command_line_starts_quickly() -> None:
+    """Nothing heavy is imported for ``--help``."""
+    code = "import sys, carrel_server.cli; print({'torch', 'fastapi', 'uvicorn', 'transformers'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "set()"

@@ -5,8 +5,10 @@ Knows the paged cache and grouped heads. Does not know rotary embedding, project
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,8 +33,16 @@ class LayerCache:
         device: torch.device,
     ) -> None:
         shape = (num_kv_heads, num_blocks, block_size, head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys = _zeros(shape, dtype, device)
+        self.values = _zeros(shape, dtype, device)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU pages of the system that cost nothing until they are written, which torch.zeros would touch."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
 
 
 class AttentionBackend(Protocol):
@@ -77,8 +87,8 @@ class TorchAttention:
         """→ [num_seqs * query_len, num_heads, head_dim]"""
         n, length = item.num_seqs, item.query_len
         if item.block_tables is None:
-            keys = key[item.rows].unflatten(0, (n, length)).transpose(1, 2)  # [n, num_kv_heads, length, head_dim]
-            values = value[item.rows].unflatten(0, (n, length)).transpose(1, 2)
+            keys = _by_sequence(key[item.rows], n, length)  # [n, num_kv_heads, length, head_dim]
+            values = _by_sequence(value[item.rows], n, length)
         else:
             assert cache is not None, "block tables come with a cache"
             keys = gather_kv(cache.keys, item.block_tables)  # [n, num_kv_heads, kv_len, head_dim]
@@ -86,11 +96,16 @@ class TorchAttention:
         rows = query[item.rows]
         if length == 1:
             return _attend_folded(rows, keys, values, item.mask)
-        rows = rows.unflatten(0, (n, length)).transpose(1, 2)  # [n, num_heads, length, head_dim]
+        rows = _by_sequence(rows, n, length)  # [n, num_heads, length, head_dim]
         out = F.scaled_dot_product_attention(
             rows, keys, values, item.mask, is_causal=item.is_causal, enable_gqa=rows.shape[1] != keys.shape[1]
         )
         return out.transpose(1, 2).flatten(0, 1)
+
+
+def _by_sequence(rows: Tensor, n: int, length: int) -> Tensor:
+    """[n * length, heads, head_dim] → [n, heads, length, head_dim], without a copy."""
+    return rows.view(n, length, rows.shape[1], rows.shape[2]).transpose(1, 2)
 
 
 def _attend_folded(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

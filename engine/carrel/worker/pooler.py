@@ -6,6 +6,8 @@ of its own input and of no other.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,7 +33,7 @@ class Pooler:
         """``hidden`` [num_tokens, hidden_size]; rows [cu_seqlens[i], cu_seqlens[i + 1]) belong to input i."""
         pooled = torch.cat([pool_tokens(hidden, cu_seqlens, mode) for mode in self.config.modes], dim=-1)
         for linear, act in self.dense:
-            pooled = act(linear.forward(pooled))
+            pooled = act(linear.forward(pooled))  # [num_inputs, out_features]
         return [self._finish(row, param) for row, param in zip(pooled, params, strict=True)]
 
     def _finish(self, vector: Tensor, params: PoolingParams) -> RequestResult:
@@ -75,7 +77,7 @@ def _reduce(tokens: Tensor, mode: PoolingMode) -> Tensor:
     if mode == "mean":
         return tokens.sum(dim=0) / n
     if mode == "mean_sqrt_len_tokens":
-        return tokens.sum(dim=0) / n**0.5
+        return tokens.sum(dim=0) / math.sqrt(n)
     assert mode == "weightedmean", "the config refuses other modes"
     weights = torch.arange(1, n + 1, dtype=torch.float32, device=tokens.device)
     return torch.mv(tokens.T, weights) / weights.sum()

@@ -6,7 +6,7 @@ and rankings; it does not know any framework. Everything an adapter does more th
 ::
 
     adapter (LangChain | LlamaIndex)
-       │  fields.ConnectionFields: model= | llm= | base_url=
+       │  ConnectionFields: model= | llm= | base_url=
        ▼
     connection.Connection            opened on first use, closed once
        │
@@ -15,8 +15,11 @@ and rankings; it does not know any framework. Everything an adapter does more th
 """
 
 from carrel_client.backend import Backend, ModelInfo, Piece, Reply, TextRequest, Usage
+from carrel_client.chat_fields import ChatFields
+from carrel_client.connection_fields import ConnectionFields
 from carrel_client.errors import NotAvailableError, ServerError, ServerRefusedError, ServerUnreachableError
-from carrel_client.fields import ChatFields, ConnectionFields, EmbeddingFields, RerankFields, SamplingFields
+from carrel_client.retrieval_fields import EmbeddingFields, RerankFields
+from carrel_client.sampling_fields import SamplingFields
 
 __all__ = [
     "Backend",

@@ -13,7 +13,7 @@ from carrel.llm import LLM
 from carrel.outputs import EmbeddingRequestOutput, RequestOutput, RerankResult
 from carrel.params import PoolingParams, RequestOutputKind, SamplingParams
 
-from carrel_client.backend import EmbedOptions, ModelInfo, Piece, Prompt, Reply, RerankOptions, TextRequest, Usage
+from carrel_client.backend import EmbedOptions, ModelInfo, Piece, Reply, RerankOptions, TextRequest, Usage
 
 if TYPE_CHECKING:
     from carrel.host import EngineHost
@@ -52,11 +52,11 @@ class EngineBackend:
     async def ainfo(self, task: Task, model: str | None) -> ModelInfo:
         return self.info(task, model)
 
-    def tokenize(self, prompt: Prompt, model: str | None) -> list[int]:
-        hosted = self._host.get(model, "chat")
-        if isinstance(prompt, str):
-            return hosted.tokenizer.encode(prompt, add_special_tokens=False)
-        text = hosted.chat_template.render([dict(message) for message in prompt], add_generation_prompt=True)
+    def tokenize(self, request: TextRequest) -> list[int]:
+        hosted = self._host.get(request.model, "chat")
+        if isinstance(request.prompt, str):
+            return hosted.tokenizer.encode(request.prompt, add_special_tokens=False)
+        text = hosted.require_chat_template().render(request.prompt, **(request.chat_template_kwargs or {}))
         return hosted.tokenizer.encode(text, add_special_tokens=False)
 
     # Text

@@ -15,7 +15,7 @@ from carrel.config import Task
 from carrel.errors import InvalidParamsError, ModelNotFoundError
 from carrel.outputs import RerankResult
 
-from carrel_client.backend import EmbedOptions, ModelInfo, Piece, Prompt, Reply, RerankOptions, TextRequest, Usage
+from carrel_client.backend import EmbedOptions, ModelInfo, Piece, Reply, RerankOptions, TextRequest, Usage
 from carrel_client.errors import ServerError
 
 Json = dict[str, Any]
@@ -27,10 +27,8 @@ def text_path(request: TextRequest) -> str:
     return "/v1/completions" if isinstance(request.prompt, str) else "/v1/chat/completions"
 
 
-def text_body(request: TextRequest, model: str, *, stream: bool) -> Json:
-    body: Json = {"model": model, **prompt_body(request.prompt), **request.options}
-    if request.chat_template_kwargs:
-        body["chat_template_kwargs"] = dict(request.chat_template_kwargs)
+def text_body(request: TextRequest, *, stream: bool) -> Json:
+    body: Json = {**_model(request.model), **_prompt_body(request), **request.options}
     if isinstance(request.prompt, str) and "max_tokens" not in body:
         message = "A text completion over HTTP stops at 16 tokens when nothing is said: set max_tokens."
         raise InvalidParamsError(message, param="max_tokens")
@@ -39,8 +37,16 @@ def text_body(request: TextRequest, model: str, *, stream: bool) -> Json:
     return body
 
 
-def prompt_body(prompt: Prompt) -> Json:
-    return {"prompt": prompt} if isinstance(prompt, str) else {"messages": [dict(message) for message in prompt]}
+def _model(name: str | None) -> Json:
+    """Nothing when there is no name: the server takes its first model for the task."""
+    return {} if name is None else {"model": name}
+
+
+def _prompt_body(request: TextRequest) -> Json:
+    if isinstance(request.prompt, str):
+        return {"prompt": request.prompt}
+    kwargs = {"chat_template_kwargs": dict(request.chat_template_kwargs)} if request.chat_template_kwargs else {}
+    return {"messages": [dict(message) for message in request.prompt], **kwargs}
 
 
 def text_reply(answer: Json) -> Reply:
@@ -100,10 +106,9 @@ class StreamReader:
 # /tokenize
 
 
-def tokenize_body(prompt: Prompt, model: str) -> Json:
-    special = {"add_special_tokens": False}  # a template writes its own, a text is counted as it is
-    chat = {} if isinstance(prompt, str) else {"add_generation_prompt": True}
-    return {"model": model, **prompt_body(prompt), **special, **chat}
+def tokenize_body(request: TextRequest, model: str) -> Json:
+    """No special tokens: a template writes its own, a text is counted as it is."""
+    return {"model": model, **_prompt_body(request), "add_special_tokens": False}
 
 
 def tokenize_reply(answer: Json) -> list[int]:
@@ -113,8 +118,9 @@ def tokenize_reply(answer: Json) -> list[int]:
 # /v1/embeddings
 
 
-def embed_body(texts: Sequence[str], options: EmbedOptions, model: str) -> Json:
-    body: Json = {"model": model, "input": list(texts), "encoding_format": "base64", "input_type": options.input_type}
+def embed_body(texts: Sequence[str], options: EmbedOptions) -> Json:
+    body: Json = {"input": list(texts), "encoding_format": "base64", "input_type": options.input_type}
+    body |= _model(options.model)
     if options.dimensions is not None:
         body["dimensions"] = options.dimensions
     if options.truncate:
@@ -137,8 +143,8 @@ def _vector(embedding: str | list[float]) -> list[float]:
 # /v1/rerank
 
 
-def rerank_body(query: str, documents: Sequence[str], options: RerankOptions, model: str) -> Json:
-    body: Json = {"model": model, "query": query, "documents": list(documents)}
+def rerank_body(query: str, documents: Sequence[str], options: RerankOptions) -> Json:
+    body: Json = {**_model(options.model), "query": query, "documents": list(documents)}
     return body if options.top_n is None else {**body, "top_n": options.top_n}
 
 

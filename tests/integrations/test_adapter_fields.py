@@ -29,6 +29,7 @@ class Shared:
     [
         ({}, "give one of model="),
         ({"llm": Shared(), "base_url": URL}, "not both"),
+        ({"base_url": "127.0.0.1:8000"}, "must begin with http://"),
         ({"llm": "starter/reader"}, r"must be a carrel\.LLM"),
         ({"model": "a", "api_key": "k"}, "api_key has a meaning only with base_url="),
         ({"llm": Shared(), "timeout": 3.0}, "timeout has a meaning only with base_url="),

@@ -1,0 +1,57 @@
+"""What every chat adapter has: fields, and answers as carrel's records. Knows no framework's messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing
+from typing import Any, ClassVar
+
+from carrel.config import Task
+
+from carrel_client.backend import ModelInfo, Piece, Prompt, Reply, TextRequest
+from carrel_client.connection_fields import ConnectionFields
+from carrel_client.sampling_fields import SamplingFields
+
+
+class ChatFields(ConnectionFields, SamplingFields):
+    """A chat model by one of the three ways in."""
+
+    task: ClassVar[Task] = "chat"
+    chat_template_kwargs: dict[str, Any] | None = None  # for the model's template, e.g. {"enable_thinking": False}
+
+    def text_request(self, prompt: Prompt, overrides: Mapping[str, Any]) -> TextRequest:
+        """One request; ``overrides`` are this call's options, ``model`` and ``chat_template_kwargs`` too."""
+        options = dict(overrides)
+        model = options.pop("model", None) or self.model
+        template = options.pop("chat_template_kwargs", None) or self.chat_template_kwargs
+        return TextRequest(prompt, self.sampling_options(options), model, template)
+
+    def reply(self, request: TextRequest) -> Reply:
+        """The whole answer."""
+        return self._connection.open().generate(request)
+
+    async def areply(self, request: TextRequest) -> Reply:
+        """As ``reply``; cancelling it aborts the request."""
+        return await (await self._connection.aopen()).agenerate(request)
+
+    def pieces(self, request: TextRequest) -> Generator[Piece, None, None]:
+        """The answer as it is written; closing the iterator aborts the request."""
+        return self._connection.open().stream(request)
+
+    async def apieces(self, request: TextRequest) -> AsyncGenerator[Piece, None]:
+        """As ``pieces``."""
+        async with aclosing((await self._connection.aopen()).astream(request)) as stream:
+            async for piece in stream:
+                yield piece
+
+    def model_info(self) -> ModelInfo:
+        """Name and context length of the chat model; opens it."""
+        return self._connection.open().info(self.task, self.model)
+
+    async def amodel_info(self) -> ModelInfo:
+        """As ``model_info``; the event loop goes on while the model is read."""
+        return await (await self._connection.aopen()).ainfo(self.task, self.model)
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """Token ids of a text as it is, or of a conversation through the model's chat template."""
+        return self._connection.open().tokenize(self.text_request(prompt, {}))

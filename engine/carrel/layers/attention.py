@@ -36,6 +36,17 @@ class LayerCache:
         self.keys = _zeros(shape, dtype, device)
         self.values = _zeros(shape, dtype, device)
 
+    def store(self, key: Tensor, value: Tensor, slot_mapping: Tensor, fresh_blocks: Tensor | None) -> None:
+        """Write [num_tokens, num_kv_heads, head_dim] at ``slot_mapping``, after clearing ``fresh_blocks``.
+
+        The rest of a block that is not full is read and masked; what its last user left there must be finite, because
+        0 · NaN is NaN.
+        """
+        for cache, values in ((self.keys, key), (self.values, value)):
+            if fresh_blocks is not None:
+                cache.index_fill_(1, fresh_blocks, 0.0)
+            store_kv(cache, values, slot_mapping)
+
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros; on a CPU pages of the system that cost nothing until they are written, which torch.zeros would touch."""
@@ -73,8 +84,7 @@ class TorchAttention:
         window: int | None,
     ) -> Tensor:
         if cache is not None and plan.slot_mapping is not None:
-            store_kv(cache.keys, key, plan.slot_mapping)
-            store_kv(cache.values, value, plan.slot_mapping)
+            cache.store(key, value, plan.slot_mapping, plan.fresh_blocks)
         items = plan.items(window)
         if len(items) == 1 and isinstance(items[0].rows, slice):  # the one item covers every row, in order
             return self._attend(items[0], query, key, value, cache).flatten(1)

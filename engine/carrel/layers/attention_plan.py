@@ -50,6 +50,7 @@ class AttentionPlan:
     block_size: int
     device: torch.device
     slot_mapping: Tensor | None = None  # [num_tokens] int64; None: nothing is stored
+    fresh_blocks: Tensor | None = None  # [n] int64, begun but not filled in this step: cleared before storing
     _items: dict[int | None, list[WorkItem]] = field(default_factory=dict)
 
     def items(self, window: int | None) -> list[WorkItem]:
@@ -59,9 +60,14 @@ class AttentionPlan:
         return self._items[window]
 
     def _build(self, window: int | None) -> list[WorkItem]:
-        decodes = [span for span in self.spans if span.block_table and span.query_len == 1]
-        fresh = [span for span in self.spans if span.query_len == span.seq_len and span not in decodes]
-        rest = [span for span in self.spans if span.query_len not in (1, span.seq_len)]
+        decodes, fresh, rest = [], [], []
+        for span in self.spans:
+            if span.query_len == 1 and span.block_table:
+                decodes.append(span)
+            elif span.query_len == span.seq_len:
+                fresh.append(span)
+            else:
+                rest.append(span)
         items = [self._decode_item(group, window) for group in self._decode_groups(decodes, window)]
         items += [self._fresh_item(group, window) for group in _equal_lengths(fresh)]
         return items + [self._chunk_item(span, window) for span in rest]

@@ -61,7 +61,10 @@ def build_batch(
     sampled = [index for index, item in enumerate(requests) if item.samples]
     cu_seqlens = [span.start for span in spans] + [len(input_ids)]
     plan = AttentionPlan(spans, causal=causal, block_size=block_size, device=device)
-    plan.slot_mapping = _ids(slots, device) if slots else None
+    if slots:
+        fresh = [span.block_table[span.seq_len // block_size] for span in spans if _begins_last_block(span, block_size)]
+        plan.slot_mapping = _ids(slots, device)
+        plan.fresh_blocks = _ids(fresh, device) if fresh else None
     return ForwardBatch(
         requests=requests,
         input_ids=_ids(input_ids, device),
@@ -81,6 +84,12 @@ def _slots(block_table: list[int], start: int, end: int, block_size: int) -> lis
         return []
     assert len(block_table) * block_size >= end, "the scheduler allocates blocks before it schedules tokens"
     return [block_table[index // block_size] * block_size + index % block_size for index in range(start, end)]
+
+
+def _begins_last_block(span: SequenceSpan, block_size: int) -> bool:
+    """Whether this step writes the first slots of the last block that it touches, and not all of them."""
+    first_slot = span.seq_len // block_size * block_size
+    return span.seq_len % block_size != 0 and first_slot >= span.seq_len - span.query_len
 
 
 def _ids(values: list[int], device: torch.device) -> Tensor:

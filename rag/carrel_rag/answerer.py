@@ -1,0 +1,145 @@
+"""From retrieved passages to an answer, as a stream of events. Knows both modes; does not search.
+
+Both modes give the same events in the same order: what was retrieved (or that nothing was), text, citations, answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from carrel_rag.citations import CitationFilter, attribute, find_citations
+from carrel_rag.extractive import ExtractiveConfig, extract_answer
+from carrel_rag.prompts import abstention, pack_messages
+from carrel_rag.protocols import ChatModel, Message, Reranker
+from carrel_rag.retriever import Retrieval
+from carrel_rag.schema import (
+    Answer,
+    AnswerEvent,
+    Citation,
+    CitationEvent,
+    DeltaEvent,
+    Event,
+    NoContextEvent,
+    RetrievedChunk,
+    RetrievedEvent,
+    Timings,
+    Usage,
+)
+
+AnswerMode = Literal["generative", "extractive"]
+
+
+@dataclass
+class _Draft:
+    """An answer while it is made."""
+
+    retrieval: Retrieval
+    mode: AnswerMode
+    started: float
+    chunks: tuple[RetrievedChunk, ...]
+    text: str = ""
+    citations: tuple[Citation, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    first_token: float | None = None
+    abstained: bool = False
+    finish_reason: Literal["stop", "length"] = "stop"
+
+    def say(self, text: str) -> DeltaEvent:
+        if self.first_token is None:
+            self.first_token = time.perf_counter() - self.started
+        self.text += text
+        return DeltaEvent(text=text)
+
+    @property
+    def timings(self) -> Timings:
+        return Timings(
+            retrieve=self.retrieval.retrieve_seconds,
+            rerank=self.retrieval.rerank_seconds,
+            first_token=self.first_token,
+            total=time.perf_counter() - self.started,
+        )
+
+    def finish(self) -> Answer:
+        return Answer(
+            question=self.retrieval.question.text,
+            text=self.text,
+            citations=self.citations,
+            chunks=self.chunks,
+            usage=self.usage,
+            timings=self.timings,
+            mode=self.mode,
+            abstained=self.abstained,
+            finish_reason=self.finish_reason,
+        )
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Writes answers with a chat model, or composes them of sentences that a reranker chose."""
+
+    reranker: Reranker
+    chat: ChatModel | None
+    extractive: ExtractiveConfig
+
+    def stream(
+        self, retrieval: Retrieval, mode: AnswerMode, *, started: float, max_tokens: int, temperature: float
+    ) -> Iterator[Event]:
+        """Events until the :class:`AnswerEvent`; closing the iterator stops the model. ``started``: perf_counter()."""
+        draft = _Draft(retrieval, mode, started, retrieval.chunks)
+        messages = None
+        if mode == "generative" and draft.chunks:
+            assert self.chat is not None, "the pipeline refuses the generative mode without a chat model"
+            messages, draft.chunks = pack_messages(
+                retrieval.question.text, retrieval.chunks, self.chat, max_tokens=max_tokens
+            )
+        yield RetrievedEvent(chunks=draft.chunks, timings=draft.timings)
+        if not draft.chunks:
+            yield from self._abstain(draft, _why_empty(retrieval))
+        elif messages is not None:
+            assert self.chat is not None, "messages are made for a chat model"
+            yield from self._generate(draft, self.chat, messages, max_tokens, temperature)
+        else:
+            yield from self._extract(draft)
+        for citation in draft.citations:
+            yield CitationEvent(citation=citation)
+        yield AnswerEvent(answer=draft.finish())
+
+    def _abstain(self, draft: _Draft, reason: str) -> Iterator[Event]:
+        draft.abstained = True
+        yield NoContextEvent(reason=reason)
+        yield draft.say(abstention(draft.retrieval.question.text))
+
+    def _extract(self, draft: _Draft) -> Iterator[Event]:
+        text, citations = extract_answer(draft.retrieval.question, draft.chunks, self.reranker, self.extractive)
+        if not text:
+            yield from self._abstain(draft, "passages were found, but no sentence of them answers the question.")
+            return
+        draft.citations = citations
+        yield draft.say(text)
+
+    def _generate(
+        self, draft: _Draft, chat: ChatModel, messages: list[Message], max_tokens: int, temperature: float
+    ) -> Iterator[Event]:
+        marks = CitationFilter(len(draft.chunks))
+        for delta in chat.stream_chat(messages, max_tokens=max_tokens, temperature=temperature):
+            draft.usage = Usage(prompt_tokens=delta.prompt_tokens, completion_tokens=delta.completion_tokens)
+            draft.finish_reason = "length" if delta.finish_reason == "length" else "stop"
+            if shown := marks.feed(delta.text, final=False):
+                yield draft.say(shown)
+        if rest := marks.feed("", final=True):
+            yield draft.say(rest)
+        draft.abstained = abstention(draft.retrieval.question.text) in draft.text
+        draft.citations = find_citations(draft.text, draft.chunks)
+        if not draft.citations and not draft.abstained:
+            draft.citations = attribute(draft.text, draft.chunks)
+
+
+def _why_empty(retrieval: Retrieval) -> str:
+    if retrieval.num_dropped:
+        return f"{retrieval.num_dropped} passages were found, but none reaches the threshold."
+    if retrieval.chunks:
+        return "the passages do not fit into the chat model's context beside the answer."
+    return "the knowledge base holds no passage for this question."

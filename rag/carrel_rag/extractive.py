@@ -1,0 +1,121 @@
+"""Answers without a chat model: the sentences of the retrieved passages that answer best, verbatim.
+
+Each sentence is scored by the reranker together with its innermost heading, and by the question's terms that it holds
+(those in its heading or beside it count less). The best one answers, with up to two more that are nearly as good.
+Below ``min_score`` there is no answer: a MiniLM cosine of an unrelated English sentence is about 0.1 and of a related
+one above 0.4, and coverage is the share of the question's telling words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from carrel_rag.citations import make_citation
+from carrel_rag.protocols import Reranker
+from carrel_rag.relevance import Question
+from carrel_rag.schema import Citation, RetrievedChunk
+from carrel_rag.sentences import split_sentences
+
+_ASKS_NUMBER = re.compile(
+    r"\b(?:how (?:many|much|long|often|old|far|high)|when|what (?:year|time|number))\b"
+    "|多少|几|多久|何时|什么时候|电话|号码",
+    re.I,
+)
+_DIGIT = re.compile(r"[\d一二三四五六七八九十百千两]")
+_WORD = re.compile(r"\w")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractiveConfig:
+    """How an extractive answer is put together."""
+
+    max_sentences: int = 3
+    min_score: float = 0.33  # of the best sentence; below, there is no answer
+    relative_score: float = 0.9  # further sentences reach this share of the best one's score
+    number_bonus: float = 0.06  # for a sentence with a number when the question asks for one
+    passage_weight: float = 0.15  # how much the passage's own score says about its sentences
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    number: int  # of the passage, from 1
+    chunk: RetrievedChunk
+    start: int  # in the chunk's text
+    end: int
+    before: str  # its neighbours
+    after: str
+
+    @property
+    def text(self) -> str:
+        return self.chunk.text[self.start : self.end]
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        return self.chunk.document_id, self.chunk.start + self.start, self.chunk.start + self.end
+
+
+def extract_answer(
+    question: Question, chunks: Sequence[RetrievedChunk], reranker: Reranker, config: ExtractiveConfig
+) -> tuple[str, tuple[Citation, ...]]:
+    """The text with ``[n]`` after each sentence, and the citations; ``("", ())`` when nothing is good enough."""
+    candidates = list(_candidates(chunks))
+    if not candidates:
+        return "", ()
+    scores = _scores(question, candidates, reranker, config)
+    order = sorted(range(len(candidates)), key=lambda i: -scores[i])
+    best = scores[order[0]]
+    if best < config.min_score:
+        return "", ()
+    good = [i for i in order[: config.max_sentences] if scores[i] >= config.relative_score * best]
+    return _compose([candidates[i] for i in good], [scores[i] for i in good])
+
+
+def _candidates(chunks: Sequence[RetrievedChunk]) -> Iterator[_Candidate]:
+    """Every sentence once, though overlapping chunks hold it twice. Questions are left out: they are not answers."""
+    seen: set[tuple[str, int, int]] = set()
+    for number, chunk in enumerate(chunks, start=1):
+        ranges = split_sentences(chunk.text, wrapped_lines=chunk.media_type == "text/plain")
+        texts = ["", *(chunk.text[start:end] for start, end in ranges), ""]
+        for i, (start, end) in enumerate(ranges):
+            candidate = _Candidate(number, chunk, start, end, texts[i], texts[i + 2])
+            if candidate.place not in seen and _WORD.search(candidate.text) and candidate.text[-1] not in "?？":
+                seen.add(candidate.place)
+                yield candidate
+
+
+def _scores(
+    question: Question, candidates: Sequence[_Candidate], reranker: Reranker, config: ExtractiveConfig
+) -> list[float]:
+    texts = [_with_heading(candidate) for candidate in candidates]
+    asks_number = _ASKS_NUMBER.search(question.text) is not None
+    scores = []
+    for candidate, score in zip(candidates, reranker.score(question.text, texts), strict=True):
+        blended = question.blend(reranker.kind, score, _coverage(question, candidate))
+        bonus = config.number_bonus if asks_number and _DIGIT.search(candidate.text) else 0.0
+        share = config.passage_weight
+        scores.append((1 - share) * blended + share * candidate.chunk.score + bonus)
+    return scores
+
+
+def _with_heading(candidate: _Candidate) -> str:
+    """A sentence under ``Watering`` rarely says watering again; one after a question answers it."""
+    lead = candidate.before if candidate.before.endswith(("?", "？")) else ""
+    heading = candidate.chunk.section[-1] if candidate.chunk.section else ""
+    return ": ".join(part for part in (heading, " ".join(part for part in (lead, candidate.text) if part)) if part)
+
+
+def _coverage(question: Question, candidate: _Candidate) -> float:
+    asked = 1.0 if candidate.before.endswith(("?", "？")) else 0.4
+    heading = f"{candidate.chunk.title} {candidate.chunk.heading}"
+    return question.coverage(candidate.text, heading, candidate.before, candidate.after, weights=(1.0, 0.6, asked, 0.3))
+
+
+def _compose(chosen: Sequence[_Candidate], scores: Sequence[float]) -> tuple[str, tuple[Citation, ...]]:
+    """The passage of the best sentence first; within a passage in the order of the text."""
+    passages = list(dict.fromkeys(candidate.number for candidate in chosen))
+    order = sorted(range(len(chosen)), key=lambda i: (passages.index(chosen[i].number), chosen[i].start))
+    citations = [make_citation(c.number, c.chunk, c.start, c.end, score=scores[i]) for i in order for c in [chosen[i]]]
+    text = " ".join(f"{' '.join(c.quote.split()).removeprefix('- ')} [{c.number}]" for c in citations)
+    return text, tuple(citations)

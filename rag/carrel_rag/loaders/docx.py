@@ -1,0 +1,116 @@
+"""DOCX through python-docx: paragraphs, headings and tables in the order of the document. Reads no pictures.
+
+Does not read headers, footers, foot notes and text boxes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from typing import Any
+
+import docx
+from docx.oxml.ns import qn
+
+from carrel_rag.errors import UnreadableDocumentError
+from carrel_rag.loaders.extracted import Extracted, TextBuilder
+from carrel_rag.loaders.limits import MIB, Limits, check_limit
+from carrel_rag.loaders.tables import render_table
+
+_HEADING = re.compile(r"(?:heading|标题|標題|titre|überschrift)\s*(\d)", re.I)
+_MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+
+
+def extract_docx(data: bytes, limits: Limits) -> Extracted:
+    """Headings by style or outline level give the section path; each table row is one span.
+
+    Raises:
+        DocumentTooLargeError: the container unpacks to more than the limits allow (a zip bomb).
+        UnreadableDocumentError: the file is damaged.
+    """
+    _check_container(data, limits)
+    try:
+        document = docx.Document(io.BytesIO(data))
+    except (KeyError, ValueError, zipfile.BadZipFile, SyntaxError) as error:  # lxml's errors are SyntaxErrors
+        raise UnreadableDocumentError(f"this DOCX file is damaged: {error}.") from error
+    builder = TextBuilder()
+    for block in document.iter_inner_content():
+        if hasattr(block, "rows"):
+            _add_table(builder, block)
+        else:
+            _add_paragraph(builder, block)
+    return builder.build(title=(document.core_properties.title or "").strip(), media_type=_MEDIA_TYPE)
+
+
+def _check_container(data: bytes, limits: Limits) -> None:
+    try:
+        members = zipfile.ZipFile(io.BytesIO(data)).infolist()
+    except zipfile.BadZipFile as error:
+        raise UnreadableDocumentError(f"this DOCX file is damaged: {error}.") from error
+    check_limit(sum(m.file_size for m in members), limits.max_unpacked_bytes, "max_unpacked_bytes", "bytes unpacked")
+    for member in members:
+        if member.file_size > MIB:
+            ratio = member.file_size // max(1, member.compress_size)
+            check_limit(ratio, limits.max_compression_ratio, "max_compression_ratio", f"zip bomb? {member.filename}")
+
+
+def _add_paragraph(builder: TextBuilder, paragraph: Any) -> None:
+    text = paragraph.text
+    level = _heading_level(paragraph)
+    if level is not None:
+        builder.heading(text, level=level)
+    elif _is_list_item(paragraph) and text.strip():
+        builder.add(f"- {' '.join(text.split())}", "item")
+    else:
+        builder.add(text)
+
+
+def _heading_level(paragraph: Any) -> int | None:
+    """1 for the outermost heading, 0 for the title, None for text."""
+    style = paragraph.style
+    while style is not None:
+        if (style.name or "").lower() in ("title", "标题"):
+            return 0
+        match = _HEADING.fullmatch((style.name or "").strip())
+        if match:
+            return int(match.group(1))
+        outline = style.element.find(f"{qn('w:pPr')}/{qn('w:outlineLvl')}")
+        if outline is not None and int(outline.get(qn("w:val"), "9")) < 9:
+            return int(outline.get(qn("w:val"))) + 1
+        style = style.base_style
+    return None
+
+
+def _is_list_item(paragraph: Any) -> bool:
+    properties = paragraph._p.pPr
+    return (properties is not None and properties.numPr is not None) or "List" in (paragraph.style.name or "")
+
+
+def _add_table(builder: TextBuilder, table: Any) -> None:
+    rows: list[list[str]] = []
+    for row in table._tbl.tr_lst:
+        rows.append(_row_cells(row, rows[-1] if rows else []))
+    if rows:  # the name of a column that spans two names both
+        for column in range(1, len(rows[0])):
+            rows[0][column] = rows[0][column] or rows[0][column - 1]
+    for line in render_table(rows):
+        builder.add(line, "row")
+
+
+def _row_cells(row: Any, above: list[str]) -> list[str]:
+    """The cells by grid column: a cell over many columns counts once, one over many rows is repeated in each."""
+    cells: list[str] = []
+    for cell in row.tc_lst:
+        column = len(cells)
+        continued = cell.vMerge == "continue" and column < len(above)
+        cells.append(above[column] if continued else _cell_text(cell))
+        cells.extend([""] * (min(int(cell.grid_span), 64) - 1))
+    return cells
+
+
+def _cell_text(cell: Any) -> str:
+    """All text of a cell, nested tables included."""
+    nodes = cell.iter(qn("w:t"), qn("w:p"), qn("w:br"), qn("w:tab"))
+    words = [(node.text or "") if node.tag == qn("w:t") else " " for node in nodes]
+    return " ".join("".join(words).split())

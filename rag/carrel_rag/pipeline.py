@@ -1,0 +1,390 @@
+"""The whole of it: documents in, questions in, answers with citations out. Ties the rooms together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from carrel.errors import InvalidParamsError
+
+from carrel_rag.answerer import Answerer, AnswerMode
+from carrel_rag.bridge import iterate_in_thread
+from carrel_rag.embedding_reranker import EmbeddingReranker
+from carrel_rag.errors import KnowledgeBaseClosedError
+from carrel_rag.extractive import ExtractiveConfig
+from carrel_rag.index import VectorIndex
+from carrel_rag.ingest import Ingester, Source
+from carrel_rag.knowledge_base import DEFAULT_NAME, check_fingerprint, open_store
+from carrel_rag.loaders import Limits
+from carrel_rag.protocols import ChatModel, Embedder, Reranker
+from carrel_rag.retriever import Retrieval, Retriever, RetrieverConfig
+from carrel_rag.schema import (
+    Answer,
+    AnswerEvent,
+    Document,
+    DocumentInfo,
+    Event,
+    IngestReport,
+    MetadataValue,
+    Mode,
+    RetrievedChunk,
+)
+from carrel_rag.score_cache import CachedReranker
+from carrel_rag.splitter import SPLITTER_VERSION, SplitterConfig
+from carrel_rag.store import Store
+from carrel_rag.store_schema import STORE_VERSION, document_id
+
+if TYPE_CHECKING:
+    from carrel import LLM
+
+_CONTEXT_SHARE = 5  # a fifth of the embedder's tokens, at most, goes to title and headings
+_MAX_CONTEXT_TOKENS = 48
+
+
+class RAGPipeline:
+    """Answers questions from documents, with citations.
+
+    Use :meth:`open`. All methods may be called from many threads, questions while documents are added::
+
+        with RAGPipeline.open("kb") as rag:
+            rag.add("docs/")
+            answer = rag.ask("How many lanterns burned colza oil?")
+            print(answer.text, answer.citations[0].quote)
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        embedder: Embedder,
+        reranker: Reranker | None,
+        chat: ChatModel | None,
+        mode: Mode,
+        splitter: SplitterConfig,
+        retriever: RetrieverConfig,
+        extractive: ExtractiveConfig,
+        limits: Limits,
+        owned_llm: LLM | None = None,
+    ) -> None:
+        self._store = store
+        self._chat = chat
+        self._mode = mode
+        self._owned_llm = owned_llm
+        self._closed = False
+        judge = CachedReranker(reranker if reranker is not None else EmbeddingReranker(embedder))
+        self._index = VectorIndex(store, embedder.dim)
+        self._ingester = Ingester(store, self._index, embedder, splitter, context_tokens(embedder), limits)
+        self._retriever = Retriever(store, self._index, embedder, judge, retriever)
+        self._answerer = Answerer(judge, chat, extractive)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        llm: LLM | None = None,
+        name: str = DEFAULT_NAME,
+        mode: Mode = "auto",
+        create: bool = True,
+        embedder: Embedder | None = None,
+        reranker: Reranker | None = None,
+        chat: ChatModel | None = None,
+        splitter: SplitterConfig | None = None,
+        retriever: RetrieverConfig | None = None,
+        extractive: ExtractiveConfig | None = None,
+        limits: Limits | None = None,
+    ) -> RAGPipeline:
+        """The knowledge base ``path/name``, made if it is missing (unless ``create`` is false).
+
+        ``llm`` brings the models and stays open; without it, and without an ``embedder`` of one's own, the bundled
+        starter models are opened, and closed with the pipeline. Mode ``auto`` is extractive when there is no chat model
+        or only the starter reader, generative otherwise.
+
+        Raises:
+            KnowledgeBaseMismatchError: it was built with another embedding model or chunk size.
+            KnowledgeBaseError: ``path`` or ``name`` cannot hold one, or ``llm`` has no embedding model.
+        """
+        check_mode(mode)
+        store = open_store(Path(path), name, create=create)
+        owned: LLM | None = None
+        try:
+            if embedder is None:
+                from carrel_rag.engine_models import bind_engine, open_starters
+
+                owned = None if llm is not None else open_starters()
+                models = bind_engine(llm if llm is not None else cast("LLM", owned))
+                embedder, reranker, chat = models.embedder, reranker or models.reranker, chat or models.chat
+            splitter = splitter or default_splitter(embedder)
+            check_fingerprint(store, fingerprint(embedder, splitter), f"the knowledge base {name!r} in {path}")
+            return cls(
+                store,
+                embedder=embedder,
+                reranker=reranker,
+                chat=chat,
+                mode=mode,
+                splitter=splitter,
+                retriever=retriever or RetrieverConfig(),
+                extractive=extractive or ExtractiveConfig(),
+                limits=limits or Limits(),
+                owned_llm=owned,
+            )
+        except BaseException:
+            store.close()
+            if owned is not None:
+                owned.close()
+            raise
+
+    # ── documents ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add(
+        self,
+        sources: Source | Iterable[Source],
+        *,
+        metadata: Mapping[str, MetadataValue] | None = None,
+        use_tqdm: bool = True,
+    ) -> IngestReport:
+        """Indexes files, folders and :class:`Document` texts; ``metadata`` goes to each of them.
+
+        A file that is there already with the same content is left alone, a changed one is replaced. A file that cannot
+        be read stands in the report with its reason, and the others are indexed.
+
+        Raises:
+            SourceNotFoundError: a path does not exist.
+        """
+        self._check_open()
+        return self._ingester.add(sources, metadata=metadata, progress=use_tqdm)
+
+    def documents(self) -> list[DocumentInfo]:
+        """All documents, by source."""
+        self._check_open()
+        return self._store.documents()
+
+    def document_text(self, document: DocumentInfo | str) -> str | None:
+        """The text that offsets of chunks and citations count in; None if there is no such document."""
+        self._check_open()
+        return self._store.document_text(self._find_id(document))
+
+    def delete(self, document: DocumentInfo | Document | str | os.PathLike[str]) -> bool:
+        """Removes a document, given by its info, id, source or path; False if there was none."""
+        self._check_open()
+        change = self._store.delete(self._find_id(document))
+        if change is not None:
+            self._index.apply(change)
+        return change is not None
+
+    def _find_id(self, document: DocumentInfo | Document | str | os.PathLike[str]) -> str:
+        if isinstance(document, DocumentInfo):
+            return document.id
+        text = document.source if isinstance(document, Document) else os.fspath(document)
+        for candidate in (text, document_id(text), document_id(str(Path(text).resolve()))):
+            if self._store.find_document(candidate) is not None:
+                return candidate
+        return text
+
+    # ── questions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def retrieve(
+        self,
+        question: str,
+        *,
+        top_k: int | None = None,
+        min_score: float | None = None,
+        where: Mapping[str, MetadataValue] | None = None,
+    ) -> tuple[RetrievedChunk, ...]:
+        """The best passages, best first; those below ``min_score`` are left out. ``where`` filters by metadata."""
+        return self._retrieve(question, top_k, min_score, where).chunks
+
+    def ask(
+        self,
+        question: str,
+        *,
+        top_k: int | None = None,
+        min_score: float | None = None,
+        where: Mapping[str, MetadataValue] | None = None,
+        mode: Mode | None = None,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+    ) -> Answer:
+        """An answer with citations; ``abstained`` when the documents hold none. Options as in :meth:`stream`."""
+        for event in self.stream(
+            question,
+            top_k=top_k,
+            min_score=min_score,
+            where=where,
+            mode=mode,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        ):
+            if isinstance(event, AnswerEvent):
+                return event.answer
+        raise AssertionError("a stream ends with its answer")
+
+    def stream(
+        self,
+        question: str,
+        *,
+        top_k: int | None = None,
+        min_score: float | None = None,
+        where: Mapping[str, MetadataValue] | None = None,
+        mode: Mode | None = None,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+    ) -> Iterator[Event]:
+        """Events as they happen, an :class:`AnswerEvent` last. Closing the iterator stops the chat model.
+
+        Args:
+            top_k: passages to answer from.
+            min_score: passages below are not used.
+            where: only documents whose metadata has these values.
+            mode: ``generative``, ``extractive`` or ``auto``; None is the pipeline's.
+            max_tokens, temperature: of the chat model.
+
+        Raises:
+            InvalidParamsError: an empty question, an unknown mode, or ``generative`` without a chat model.
+        """
+        chosen = self._choose_mode(mode)
+        started = time.perf_counter()
+        retrieval = self._retrieve(question, top_k, min_score, where)
+        yield from self._answerer.stream(
+            retrieval, chosen, started=started, max_tokens=max_tokens, temperature=temperature
+        )
+
+    async def aask(
+        self,
+        question: str,
+        *,
+        top_k: int | None = None,
+        min_score: float | None = None,
+        where: Mapping[str, MetadataValue] | None = None,
+        mode: Mode | None = None,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+    ) -> Answer:
+        """:meth:`ask` for asyncio; cancelling it stops the chat model."""
+        events = self.astream(
+            question,
+            top_k=top_k,
+            min_score=min_score,
+            where=where,
+            mode=mode,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+        answer: Answer | None = None
+        async for event in events:
+            if isinstance(event, AnswerEvent):
+                answer = event.answer
+        assert answer is not None, "a stream ends with its answer"
+        return answer
+
+    def astream(
+        self,
+        question: str,
+        *,
+        top_k: int | None = None,
+        min_score: float | None = None,
+        where: Mapping[str, MetadataValue] | None = None,
+        mode: Mode | None = None,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+    ) -> AsyncIterator[Event]:
+        """:meth:`stream` for asyncio; leaving the loop over it stops the chat model."""
+        return iterate_in_thread(
+            self.stream(
+                question,
+                top_k=top_k,
+                min_score=min_score,
+                where=where,
+                mode=mode,
+                max_tokens=max_tokens,
+                temperature=temperature,
+            )
+        )
+
+    async def aadd(
+        self,
+        sources: Source | Iterable[Source],
+        *,
+        metadata: Mapping[str, MetadataValue] | None = None,
+        use_tqdm: bool = True,
+    ) -> IngestReport:
+        """:meth:`add` for asyncio, on a thread."""
+        return await asyncio.to_thread(self.add, sources, metadata=metadata, use_tqdm=use_tqdm)
+
+    def _retrieve(
+        self, question: str, top_k: int | None, min_score: float | None, where: Mapping[str, MetadataValue] | None
+    ) -> Retrieval:
+        self._check_open()
+        if not question.strip():
+            raise InvalidParamsError("the question is empty.", param="question")
+        if top_k is not None and top_k < 1:
+            raise InvalidParamsError(f"top_k must be at least 1, got {top_k}.", param="top_k")
+        return self._retriever.retrieve(question, top_k=top_k, min_score=min_score, where=where)
+
+    def _choose_mode(self, mode: Mode | None) -> AnswerMode:
+        wanted = check_mode(mode or self._mode)
+        if wanted == "auto":
+            return "extractive" if self._chat is None or self._chat.is_starter else "generative"
+        if wanted == "generative" and self._chat is None:
+            raise InvalidParamsError(
+                "mode 'generative' needs a chat model: open the pipeline with LLM(model=…).", param="mode"
+            )
+        return wanted
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise KnowledgeBaseClosedError("the pipeline was closed; open it again with RAGPipeline.open(…).")
+
+    def close(self) -> None:
+        """Closes the knowledge base, and the models if the pipeline opened them. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        self._store.close()
+        if self._owned_llm is not None:
+            self._owned_llm.close()
+
+    def __enter__(self) -> RAGPipeline:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def check_mode(mode: Mode) -> Mode:
+    """``mode`` itself.
+
+    Raises:
+        InvalidParamsError: it is none.
+    """
+    if mode not in ("auto", "generative", "extractive"):
+        raise InvalidParamsError(f"mode must be 'auto', 'generative' or 'extractive', got {mode!r}.", param="mode")
+    return mode
+
+
+def context_tokens(embedder: Embedder) -> int:
+    """Tokens kept free for title and headings in front of each chunk."""
+    return min(_MAX_CONTEXT_TOKENS, embedder.max_tokens // _CONTEXT_SHARE)
+
+
+def default_splitter(embedder: Embedder) -> SplitterConfig:
+    """192 tokens a chunk, or what the embedder takes beside title and headings."""
+    chunk = max(16, min(SplitterConfig().chunk_tokens, embedder.max_tokens - context_tokens(embedder) - 2))
+    return SplitterConfig(chunk_tokens=chunk, overlap_tokens=min(SplitterConfig().overlap_tokens, chunk // 4))
+
+
+def fingerprint(embedder: Embedder, splitter: SplitterConfig) -> dict[str, str]:
+    """All that must stay the same over the life of a knowledge base."""
+    return {
+        **embedder.fingerprint,
+        "store": STORE_VERSION,
+        "splitter": SPLITTER_VERSION,
+        "chunk_tokens": str(splitter.chunk_tokens),
+        "overlap_tokens": str(splitter.overlap_tokens),
+    }

@@ -1,0 +1,167 @@
+"""From a question to the passages that may answer it: two searches, fused, then judged. Writes no answer.
+
+::
+
+    question ─┬─ vector ── VectorIndex.search ─┐
+              └─ terms ─── Store.search_terms ─┴─ reciprocal rank fusion ── reranker ── threshold ── top_k
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from carrel_rag.index import VectorIndex
+from carrel_rag.lexical import query_terms
+from carrel_rag.protocols import Embedder, Reranker
+from carrel_rag.relevance import Question, make_question
+from carrel_rag.schema import Chunk, MetadataValue, RetrievedChunk
+from carrel_rag.store import Store
+from carrel_rag.text import cjk_share
+
+_RRF_K = 60  # Cormack, Clarke, Büttcher 2009
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieverConfig:
+    """How many passages each stage hands on."""
+
+    top_k: int = 5
+    num_search: int = 40  # of each search
+    num_rerank: int = 16  # of the fused list
+    min_score: float | None = None  # passages below are dropped; None keeps all
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "num_search", "num_rerank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What was found, best first, and how long each stage took in seconds."""
+
+    question: Question
+    chunks: tuple[RetrievedChunk, ...]
+    num_dropped: int  # found, but below the threshold
+    retrieve_seconds: float
+    rerank_seconds: float
+
+
+class Retriever:
+    """Knows the store, the index and two models; may be used by many threads."""
+
+    def __init__(
+        self, store: Store, index: VectorIndex, embedder: Embedder, reranker: Reranker | None, config: RetrieverConfig
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._embedder = embedder
+        self._reranker = reranker
+        self._config = config
+
+    def retrieve(
+        self,
+        question: str,
+        *,
+        top_k: int | None = None,
+        min_score: float | None = None,
+        where: Mapping[str, MetadataValue] | None = None,
+    ) -> Retrieval:
+        """The ``top_k`` best passages; ``where`` keeps documents whose metadata has these values."""
+        started = time.perf_counter()
+        found, analysed = self._search(question, where)
+        searched = time.perf_counter()
+        ranked = self._judge(analysed, found)
+        least = self._config.min_score if min_score is None else min_score
+        kept = ranked if least is None else [chunk for chunk in ranked if chunk.score >= least]
+        return Retrieval(
+            analysed,
+            tuple(kept[: top_k or self._config.top_k]),
+            len(ranked) - len(kept),
+            searched - started,
+            time.perf_counter() - searched,
+        )
+
+    def _search(
+        self, question: str, where: Mapping[str, MetadataValue] | None
+    ) -> tuple[list[RetrievedChunk], Question]:
+        self._index.refresh()
+        terms = query_terms(question)
+        allowed = self._store.chunk_ids(where) if where else None
+        limit = self._config.num_search
+        dense = self._index.search(self._embedder.embed_query(question), limit, allowed)
+        lexical = self._store.search_terms(terms, limit, allowed)
+        fused = fuse([dense, lexical], [1.0, 1.0 + cjk_share(question)])[
+            : max(self._config.num_rerank, self._config.top_k)
+        ]
+        chunks = self._store.chunks([chunk_id for chunk_id, _ in fused])
+        cosines, bm25 = dict(dense), dict(lexical)
+        found = [
+            as_retrieved(chunks[i], score=score, dense_score=cosines.get(i), lexical_score=bm25.get(i))
+            for i, score in fused
+            if i in chunks  # deleted between the search and now
+        ]
+        return found, make_question(question, *self._store.document_frequencies(terms))
+
+    def _judge(self, question: Question, found: Sequence[RetrievedChunk]) -> list[RetrievedChunk]:
+        if self._reranker is None or not found:
+            return list(found)
+        scores = self._reranker.score(question.text, [chunk.text for chunk in found])
+        judged = []
+        for chunk, score in zip(found, scores, strict=True):
+            coverage = question.coverage(chunk.text, f"{chunk.title} {chunk.heading}", weights=(1.0, 0.7))
+            blended = question.blend(self._reranker.kind, score, coverage)
+            judged.append(
+                as_retrieved(
+                    chunk,
+                    score=blended,
+                    dense_score=chunk.dense_score,
+                    lexical_score=chunk.lexical_score,
+                    rerank_score=score,
+                )
+            )
+        return sorted(judged, key=lambda chunk: -chunk.score)  # stable: equal scores keep the fused order
+
+
+def fuse(rankings: Sequence[Sequence[tuple[int, float]]], weights: Sequence[float]) -> list[tuple[int, float]]:
+    """Reciprocal rank fusion: each list gives ``weight / (60 + rank)`` to each of its ids; best first.
+
+    >>> [i for i, _ in fuse([[(1, 0.9), (2, 0.8)], [(2, 7.0), (3, 5.0)]], [1.0, 1.0])]
+    [2, 1, 3]
+    """
+    scores: dict[int, float] = {}
+    for ranking, weight in zip(rankings, weights, strict=True):
+        for rank, (chunk_id, _) in enumerate(ranking, start=1):
+            scores[chunk_id] = scores.get(chunk_id, 0.0) + weight / (_RRF_K + rank)
+    return sorted(scores.items(), key=lambda item: -item[1])
+
+
+def as_retrieved(
+    chunk: Chunk,
+    *,
+    score: float,
+    dense_score: float | None = None,
+    lexical_score: float | None = None,
+    rerank_score: float | None = None,
+) -> RetrievedChunk:
+    """A chunk with its scores."""
+    return RetrievedChunk(
+        id=chunk.id,
+        document_id=chunk.document_id,
+        source=chunk.source,
+        title=chunk.title,
+        media_type=chunk.media_type,
+        ordinal=chunk.ordinal,
+        start=chunk.start,
+        end=chunk.end,
+        text=chunk.text,
+        page=chunk.page,
+        section=chunk.section,
+        metadata=chunk.metadata,
+        score=score,
+        dense_score=dense_score,
+        lexical_score=lexical_score,
+        rerank_score=rerank_score,
+    )

@@ -55,13 +55,19 @@ class Tokenizer:
             return [self.encode(text, add_special_tokens=add_special_tokens) for text in texts]
         return [encoding.ids for encoding in encodings]
 
-    def encode_pair(self, first: str, second: str, max_length: int | None = None) -> tuple[list[int], list[int]]:
-        """Ids and segment ids of a pair, as the model was trained on; only ``second`` is cut to fit ``max_length``.
+    def encode_pair(
+        self, first: str, second: str, max_length: int | None = None, *, max_second: int | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Ids and segment ids of a pair, as the model was trained on.
+
+        Only ``second`` is cut: to ``max_second`` tokens, and so that the whole fits ``max_length``.
 
         Raises:
             RequestError: ``first`` alone leaves no room.
         """
         a, b = self._encode(first), self._encode(second)
+        if max_second is not None:
+            b.truncate(max_second)
         if max_length is not None:
             room = max_length - self.num_special_tokens_of_pair - len(a.ids)
             if room < 1:

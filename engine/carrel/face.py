@@ -1,0 +1,233 @@
+"""What the sync and the async face have in common: opening a host, and making jobs out of calls. Runs nothing."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from carrel import host_registry
+from carrel.config import DType, EngineConfig, ModelSpec, Task
+from carrel.errors import EngineClosedError, InvalidParamsError, RequestError
+from carrel.host import EngineHost
+from carrel.hosted_model import HostedModel
+from carrel.inputs import Messages, Prompt, tokenize_chat, tokenize_prompt
+from carrel.jobs import EmbeddingJob, GenerationJob
+from carrel.outputs import RerankOutput, ScoringRequestOutput
+from carrel.params import PoolingParams, SamplingParams
+from carrel.scoring import ScoringPlan, Truncation, check_rerank, embedding_job, make_pairs, plan_scoring, ranked
+from carrel.starter import STARTERS
+from carrel.tokenizer import Tokenizer
+
+
+class Face:
+    """Opens or shares a host. Not for use by itself: see :class:`carrel.LLM` and :class:`carrel.AsyncLLM`."""
+
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        embedding_model: str | None = None,
+        reranker_model: str | None = None,
+        host: EngineHost | None = None,
+        device: str = "auto",
+        dtype: DType = "auto",
+        max_model_len: int | None = None,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 2048,
+        kv_cache_memory_bytes: int | None = None,
+        gpu_memory_utilization: float = 0.9,
+        enable_prefix_caching: bool = True,
+        enforce_eager: bool = False,
+        trust_remote_code: bool = False,
+        seed: int = 0,
+        block_size: int = 16,
+        chat_template: str | None = None,
+    ) -> None:
+        config = EngineConfig(
+            device=device,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            kv_cache_memory_bytes=kv_cache_memory_bytes,
+            gpu_memory_utilization=gpu_memory_utilization,
+            enable_prefix_caching=enable_prefix_caching,
+            enforce_eager=enforce_eager,
+            trust_remote_code=trust_remote_code,
+            seed=seed,
+            block_size=block_size,
+        )
+        specs = model_specs(model, embedding_model, reranker_model, chat_template)
+        self._closed = False
+        self._owns_host = host is None
+        if host is not None:
+            _refuse_options_beside_host(specs, config)
+            host.check_open()
+            self.host = host
+        else:
+            self.host = host_registry.acquire(specs or [ModelSpec(name=name) for name in STARTERS], config)
+        self._start()
+
+    def _start(self) -> None:
+        """What a face needs beside the host."""
+
+    def get_tokenizer(self, model: str | None = None, task: Task = "chat") -> Tokenizer:
+        """The tokenizer of a hosted model."""
+        return self._model(model, task).tokenizer
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._owns_host:
+            host_registry.release(self.host)
+
+    def _model(self, name: str | None, task: Task) -> HostedModel:
+        if self._closed:
+            raise EngineClosedError(f"This {type(self).__name__} is closed. Open a new one.")
+        return self.host.get(name, task)
+
+    # -- calls into jobs
+
+    def _generation_job(
+        self,
+        model: HostedModel,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> GenerationJob:
+        return GenerationJob(
+            self.host,
+            model,
+            tokenize_prompt(model, prompt),
+            params or SamplingParams(),
+            request_id=request_id or new_request_id("gen"),
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+
+    def _chat_job(
+        self,
+        model: HostedModel,
+        messages: Messages,
+        params: SamplingParams | None,
+        tools: Sequence[Mapping[str, Any]] | None,
+        template_options: Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> GenerationJob:
+        return GenerationJob(
+            self.host,
+            model,
+            tokenize_chat(model, messages, tools, **template_options),
+            params or SamplingParams(),
+            request_id=request_id or new_request_id("chat"),
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+
+    def _embedding_jobs(
+        self, model: HostedModel, prompts: Sequence[Prompt], params: PoolingParams | None, request_id: str | None = None
+    ) -> Iterator[EmbeddingJob]:
+        base = request_id or new_request_id("embed")
+        for i, prompt in enumerate(prompts):
+            yield embedding_job(self.host, model, prompt, params or PoolingParams(), request_id=f"{base}-{i}")
+
+    def _score_plan(
+        self,
+        model: HostedModel,
+        text_1: str | Sequence[str],
+        text_2: str | Sequence[str],
+        truncation: Truncation,
+        request_id: str | None = None,
+    ) -> ScoringPlan:
+        pairs = make_pairs(text_1, text_2)
+        return plan_scoring(self.host, model, pairs, truncation, request_id=request_id or new_request_id("score"))
+
+
+class RerankCall:
+    """One rerank: checked first, then planned, then ranked."""
+
+    def __init__(
+        self,
+        host: EngineHost,
+        model: HostedModel,
+        query: str,
+        documents: Sequence[str],
+        top_n: int | None,
+        truncation: Truncation,
+        request_id: str | None,
+    ) -> None:
+        self._model, self._top_n = model, top_n
+        self._request_id = request_id or new_request_id("rerank")
+        self._documents = check_rerank(documents, top_n)
+        pairs = make_pairs(query, self._documents)
+        self.plan = plan_scoring(host, model, pairs, truncation, request_id=self._request_id)
+
+    def ranked(self, scored: Sequence[ScoringRequestOutput]) -> RerankOutput:
+        return ranked(self._model, self._documents, scored, self._top_n, request_id=self._request_id)
+
+
+def model_specs(
+    model: str | None, embedding_model: str | None, reranker_model: str | None, chat_template: str | None
+) -> list[ModelSpec]:
+    """The models that a call names. The task of ``model`` is read from its files."""
+    specs = [ModelSpec(name=model, chat_template=chat_template)] if model is not None else []
+    if chat_template is not None and model is None:
+        raise InvalidParamsError("chat_template needs a model.", param="chat_template")
+    if embedding_model is not None:
+        specs.append(ModelSpec(name=embedding_model, task="embedding"))
+    if reranker_model is not None:
+        specs.append(ModelSpec(name=reranker_model, task="rerank"))
+    return specs
+
+
+def _refuse_options_beside_host(specs: Sequence[ModelSpec], config: EngineConfig) -> None:
+    """Options of a host that is there already would be ignored in silence."""
+    if specs or config != EngineConfig():
+        raise InvalidParamsError("host= brings its own models and options; give nothing else beside it.", param="host")
+
+
+def per_prompt(
+    params: SamplingParams | Sequence[SamplingParams | None] | None, num_prompts: int
+) -> list[SamplingParams | None]:
+    """Sampling parameters for each prompt: one for all, or one for each."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params] * num_prompts
+    if len(params) != num_prompts:
+        raise RequestError(
+            f"There are {num_prompts} prompts and {len(params)} sampling_params; give one for all, or one for each.",
+            param="sampling_params",
+        )
+    return list(params)
+
+
+def with_kind(params: SamplingParams | None, kind: Any) -> SamplingParams:
+    """The same parameters with another kind of output."""
+    return replace(params or SamplingParams(), output_kind=kind)
+
+
+def template_options(
+    chat_template: str | None,
+    chat_template_kwargs: Mapping[str, Any] | None,
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+) -> dict[str, Any]:
+    """How to render a conversation, as :func:`carrel.inputs.tokenize_chat` takes it."""
+    return {
+        "chat_template": chat_template,
+        "chat_template_kwargs": chat_template_kwargs,
+        "add_generation_prompt": add_generation_prompt,
+        "continue_final_message": continue_final_message,
+    }
+
+
+def new_request_id(kind: str) -> str:
+    return f"{kind}-{uuid.uuid4().hex}"

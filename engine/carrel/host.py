@@ -1,0 +1,229 @@
+"""Chat, embedding and rerank models in one process: one memory plan, one scheduler, one thread that owns the device.
+
+Knows how the parts are put together and taken apart; does not know text or callers. Sets nothing process-wide, so that
+it can live in a notebook or in somebody else's service.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from carrel.chat_template import ChatTemplate
+from carrel.config import EngineConfig, ModelSpec, Task
+from carrel.core import EngineCore
+from carrel.errors import EngineClosedError, ModelNotFoundError, UnsupportedTaskError
+from carrel.hosted_model import HostedModel
+from carrel.kv_cache import KVCacheManager
+from carrel.loop import EngineLoop
+from carrel.metrics import EngineMetrics, EngineSnapshot
+from carrel.model_source import ModelSource, check_task, context_length, find_sources
+from carrel.models.config import ModelConfig
+from carrel.scheduler import Scheduler
+from carrel.tokenizer import Tokenizer
+from carrel.worker.executor import DeviceExecutor
+from carrel.worker.loader import load_runner
+from carrel.worker.memory import MemoryPlan, plan_memory
+from carrel.worker.model_runner import ChatRunner, ModelRunner
+
+logger = logging.getLogger(__name__)
+
+
+class EngineHost:
+    """Hosts models until :meth:`close`. Any number of faces and threads may use one host.
+
+    >>> with EngineHost([ModelSpec(name="starter/reader")]) as host:
+    ...     host.get(None, "chat").names
+    ('starter/reader', 'reader')
+
+    Raises:
+        ModelError: a model cannot be found, read or served.
+        OutOfMemoryError: the models do not fit the machine.
+    """
+
+    def __init__(self, models: Sequence[ModelSpec], config: EngineConfig | None = None) -> None:
+        self.config = config or EngineConfig()
+        self.metrics = EngineMetrics()
+        self._seeds = itertools.count()
+        self._closing = threading.Lock()
+        self._closed = False
+        sources = find_sources(models, self.config)
+        self.device = resolve_device(self.config.device)
+        runners: dict[str, ModelRunner] = {}
+        try:
+            loaded = self._load(sources, runners)
+            self.memory_plan = self._plan_memory(loaded, runners)
+            self.models = {item.source.names[0]: _hosted(item, self.memory_plan) for item in loaded}
+            scheduler = self._make_scheduler(runners)
+        except BaseException:
+            DeviceExecutor(runners).close()
+            raise
+        self._executor = DeviceExecutor(runners)
+        self.loop = EngineLoop(
+            EngineCore(scheduler, self._executor), max_queued_requests=self.config.max_queued_requests
+        )
+        logger.info("ready: %s", self.memory_plan.describe())
+
+    # -- models
+
+    def get(self, name: str | None, task: Task) -> HostedModel:
+        """The model of that name that does ``task``; without a name the first one made for it.
+
+        Raises:
+            ModelNotFoundError: no such name; the message lists all.
+            UnsupportedTaskError: the model, or every model, does something else.
+        """
+        if name is None:
+            able = [model for model in self.models.values() if model.can(task)]
+            if not able:
+                raise UnsupportedTaskError(f"No model for {task} is hosted. Hosted: {self._listing()}.", param="model")
+            return next((model for model in able if model.task == task), able[0])
+        model = self.find(name)
+        if not model.can(task):
+            raise UnsupportedTaskError(
+                f"{name} is a model for {model.task}, not for {task}. Hosted: {self._listing()}.", param="model"
+            )
+        return model
+
+    def find(self, name: str) -> HostedModel:
+        """The model of that name, whatever it does."""
+        for model in self.models.values():
+            if name in model.names:
+                return model
+        raise ModelNotFoundError(f"There is no model {name!r} here. Hosted: {self._listing()}.")
+
+    def _listing(self) -> str:
+        return ", ".join(f"{model.key} ({model.task})" for model in self.models.values())
+
+    # -- life
+
+    @property
+    def is_alive(self) -> bool:
+        """True while requests are accepted."""
+        return not self._closed and self.loop.is_alive
+
+    def close(self, timeout: float = 10.0) -> None:
+        """End every request, stop the thread, give the memory back. Idempotent, from any thread."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self.loop.close(timeout)
+            self._executor.close()
+
+    def check_open(self) -> None:
+        if self._closed:
+            raise EngineClosedError("The engine is closed. Open a new one.")
+
+    def __enter__(self) -> EngineHost:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- numbers
+
+    def fresh_seed(self) -> int:
+        """A seed for a request that brings none: another one each time, the same ones in each run."""
+        return self.config.seed * 1_000_003 + next(self._seeds) * 7919
+
+    def stats(self) -> EngineSnapshot:
+        """What the engine did and does, for a person or an exporter."""
+        return self.metrics.snapshot(self.loop.stats())
+
+    # -- construction
+
+    def _load(self, sources: Sequence[ModelSource], runners: dict[str, ModelRunner]) -> list[LoadedModel]:
+        """Load every model; sources of the same weights share one runner. ``runners`` is filled."""
+        loaded: list[LoadedModel] = []
+        for source in sources:
+            twin = next((item for item in loaded if item.source.weights_key == source.weights_key), None)
+            item = replace(twin, source=source) if twin else self._load_weights(source, runners)
+            check_task(source, item.config.task)
+            loaded.append(item)
+        return loaded
+
+    def _load_weights(self, source: ModelSource, runners: dict[str, ModelRunner]) -> LoadedModel:
+        started, key = time.monotonic(), source.names[0]
+        logger.info("loading %s from %s", key, source.folder)
+        config = ModelConfig.from_folder(source.folder)
+        check_task(source, config.task)
+        context_length(source, config)
+        tokenizer = Tokenizer.from_folder(source.folder)
+        runners[key] = load_runner(
+            source.folder, config, device=self.device, dtype=source.dtype, block_size=self.config.block_size
+        )
+        megabytes = runners[key].weights_bytes / 1e6
+        logger.info("loaded %s: %.1f MB of weights in %.1f s", key, megabytes, time.monotonic() - started)
+        return LoadedModel(source, key, config, tokenizer)
+
+    def _plan_memory(self, loaded: Sequence[LoadedModel], runners: Mapping[str, ModelRunner]) -> MemoryPlan:
+        asked = {item.runner_key: item.source.max_model_len for item in loaded if item.config.task == "chat"}
+        lengths = {key: length for key, length in asked.items() if length is not None}
+        return plan_memory(self.device, runners, self.config, max_model_lens=lengths)
+
+    def _make_scheduler(self, runners: Mapping[str, ModelRunner]) -> Scheduler:
+        managers: dict[str, KVCacheManager] = {}
+        for key, plan in self.memory_plan.caches.items():
+            runner = runners[key]
+            assert isinstance(runner, ChatRunner), "only chat models have a KV cache"
+            runner.allocate_kv_cache(plan.num_blocks)
+            managers[key] = KVCacheManager(
+                plan.num_blocks,
+                plan.block_size,
+                enable_caching=self.config.enable_prefix_caching,
+                max_model_len=plan.max_model_len,
+            )
+        pooling = [model for model in self.models.values() if model.runner_key not in managers]
+        return Scheduler(
+            managers,
+            pooling_models={model.runner_key: model.config.max_model_len for model in pooling},
+            max_num_seqs=self.config.max_num_seqs,
+            max_num_batched_tokens=self.config.max_num_batched_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A source whose weights are in the runner of ``runner_key``."""
+
+    source: ModelSource
+    runner_key: str
+    config: ModelConfig
+    tokenizer: Tokenizer
+
+
+def _hosted(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:
+    source, config, tokenizer = loaded.source, loaded.config, loaded.tokenizer
+    is_chat = config.task == "chat"
+    cache = plan.caches.get(loaded.runner_key)
+    template = source.chat_template or (tokenizer.chat_template if is_chat else None)
+    ends = {tokenizer.eos_token_id} if is_chat and tokenizer.eos_token_id is not None else set()
+    return HostedModel(
+        key=source.names[0],
+        runner_key=loaded.runner_key,
+        names=source.names,
+        task=source.task,
+        folder=source.folder,
+        config=config,
+        tokenizer=tokenizer,
+        chat_template=ChatTemplate(template, tokenizer.special_tokens) if template else None,
+        max_model_len=cache.max_model_len if cache else context_length(source, config),
+        eos_token_ids=config.eos_token_ids | ends,
+    )
+
+
+def resolve_device(device: str) -> str:
+    """ "auto" is the first GPU if there is one, else the CPU."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,56 @@
+"""One model of a host, as callers see it: names, limits, tokenizer. Knows no weights and no device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from carrel.chat_template import ChatTemplate
+from carrel.config import Task
+from carrel.errors import ChatTemplateError
+from carrel.models.config import ModelConfig
+from carrel.tokenizer import Tokenizer
+
+RerankerKind = Literal["cross-encoder", "bi-encoder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostedModel:
+    """A hosted model. Two of them may share one runner: an embedder, and the same weights as a bi-encoder reranker."""
+
+    key: str  # its first name; unique in the host
+    runner_key: str  # whose weights answer: the ``model`` of engine requests
+    names: tuple[str, ...]  # every name that callers may use
+    task: Task
+    folder: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    max_model_len: int  # tokens of prompt and output together
+    eos_token_ids: frozenset[int] = frozenset()
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Size of the vectors; None if the model makes none."""
+        return self.config.embedding_dim
+
+    @property
+    def reranker_kind(self) -> RerankerKind | None:
+        """How it scores a pair: "cross-encoder" reads both texts at once, "bi-encoder" compares their vectors."""
+        if self.config.task == "rerank":
+            return "cross-encoder"
+        return "bi-encoder" if self.config.task == "embedding" else None
+
+    def can(self, task: Task) -> bool:
+        """True if the model does ``task``. An embedder can also rank, by the cosine of vectors."""
+        return self.task == task or (task == "rerank" and self.reranker_kind is not None)
+
+    def require_chat_template(self) -> ChatTemplate:
+        """The template, or a clear error for models that have none."""
+        if self.chat_template is None:
+            raise ChatTemplateError(
+                f"{self.key} has no chat template, so it takes no messages. Use completions (LLM.generate), "
+                "or give a template (--chat-template, or chat_template=)."
+            )
+        return self.chat_template

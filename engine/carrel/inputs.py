@@ -1,0 +1,222 @@
+"""Turns what a caller gives into engine requests, and refuses what cannot work. Shared by the sync and async faces.
+
+Knows tokenizers, templates and limits of a hosted model; knows no thread and no event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from carrel.chat_messages import Message
+from carrel.chat_template import ChatTemplate
+from carrel.errors import ContextLengthError, InvalidParamsError, RequestError
+from carrel.hosted_model import HostedModel
+from carrel.params import PoolingParams, SamplingParams
+from carrel.request import Request
+
+
+class TokensPrompt(TypedDict):
+    """A prompt that is tokens already."""
+
+    prompt_token_ids: list[int]
+
+
+Prompt = str | Sequence[int] | TokensPrompt
+Prompts = Prompt | Sequence[str] | Sequence[Sequence[int]] | Sequence[TokensPrompt]
+Messages = Sequence[Message]
+QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query",), ("document", "passage")  # names in config_sentence_transformers.json
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """Text, if there was one, and its tokens."""
+
+    text: str | None
+    token_ids: list[int]
+    truncated: bool = False
+
+
+def as_prompts(prompts: Prompts) -> list[Prompt]:
+    """One prompt or many, as a list.
+
+    >>> as_prompts("你好"), as_prompts([1, 2]), as_prompts(["a", "b"])
+    (['你好'], [[1, 2]], ['a', 'b'])
+    """
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    items: list[Any] = list(prompts)
+    if not items:
+        raise RequestError("There is no prompt: the list is empty.", param="prompt")
+    return [items] if isinstance(items[0], int) else items
+
+
+def as_conversations(messages: Messages | Sequence[Messages]) -> list[Messages]:
+    """One conversation or many, as a list."""
+    items: list[Any] = list(messages)
+    if not items:
+        raise RequestError("messages must not be empty.", param="messages")
+    return [items] if isinstance(items[0], Mapping) else items
+
+
+def tokenize_prompt(model: HostedModel, prompt: Prompt, *, add_special_tokens: bool = True) -> TokenizedPrompt:
+    """Tokens of one prompt.
+
+    Raises:
+        RequestError: it is empty, or it holds something that is no token of this model.
+    """
+    if isinstance(prompt, str):
+        token_ids = model.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        return TokenizedPrompt(prompt, check_token_ids(model, token_ids))
+    ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt
+    if not isinstance(ids, Sequence) or isinstance(ids, str | bytes):
+        raise RequestError("A prompt is a string, a list of token ids, or {'prompt_token_ids': [...]}.", param="prompt")
+    return TokenizedPrompt(None, check_token_ids(model, list(ids)))
+
+
+def check_token_ids(model: HostedModel, token_ids: list[int]) -> list[int]:
+    """The ids, if they can be computed: at least one, all in the vocabulary."""
+    if not token_ids:
+        raise RequestError("The prompt is empty. Give at least one token.", param="prompt")
+    size = model.config.vocab_size
+    for token_id in token_ids:
+        if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < size:
+            raise RequestError(
+                f"The prompt holds {token_id!r}, which is no token id of {model.key} (0 … {size - 1}).", param="prompt"
+            )
+    return token_ids
+
+
+def tokenize_chat(
+    model: HostedModel,
+    messages: Messages,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+) -> TokenizedPrompt:
+    """Text and tokens of a conversation. The template writes the special tokens itself, so none are added.
+
+    Raises:
+        ChatTemplateError: the model has no template, or it refused the messages.
+    """
+    template = (
+        ChatTemplate(chat_template, model.tokenizer.special_tokens) if chat_template else model.require_chat_template()
+    )
+    text = template.render(
+        messages,
+        tools,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        **(chat_template_kwargs or {}),
+    )
+    return tokenize_prompt(model, text, add_special_tokens=False)
+
+
+def resolve_max_tokens(model: HostedModel, num_prompt_tokens: int, max_tokens: int | None) -> int:
+    """How many tokens may be generated; None is the rest of the context.
+
+    Raises:
+        ContextLengthError: the prompt, or the prompt with ``max_tokens``, is longer than the context.
+    """
+    limit = model.max_model_len
+    room = limit - num_prompt_tokens
+    if room < 1:
+        raise ContextLengthError(
+            f"This model's maximum context length is {limit} tokens. However, your prompt has {num_prompt_tokens} "
+            "tokens, which leaves no room to answer. Shorten the prompt.",
+            num_tokens=num_prompt_tokens,
+            max_model_len=limit,
+        )
+    if max_tokens is None or max_tokens <= room:
+        return room if max_tokens is None else max_tokens
+    raise ContextLengthError(
+        f"This model's maximum context length is {limit} tokens. However, you requested "
+        f"{num_prompt_tokens + max_tokens} tokens ({num_prompt_tokens} in the prompt, {max_tokens} in the completion). "
+        f"Lower max_tokens to {room}, or shorten the prompt.",
+        num_tokens=num_prompt_tokens + max_tokens,
+        max_model_len=limit,
+        param="max_tokens",
+    )
+
+
+def generation_requests(
+    model: HostedModel,
+    prompt: TokenizedPrompt,
+    params: SamplingParams,
+    *,
+    request_id: str,
+    seed: int,
+    priority: int = 0,
+    cache_salt: str | None = None,
+) -> list[Request]:
+    """The ``n`` child requests of one prompt. Child ``i`` samples with ``seed + i``."""
+    if model.task != "chat":
+        raise InvalidParamsError(f"{model.key} is a model for {model.task}; it cannot generate.", param="model")
+    max_tokens = resolve_max_tokens(model, len(prompt.token_ids), params.max_tokens)
+    if params.min_tokens > max_tokens:
+        raise InvalidParamsError(
+            f"min_tokens must be at most {max_tokens}, the rest of the context, got {params.min_tokens}.",
+            param="min_tokens",
+        )
+    return [
+        Request(
+            request_id=request_id if params.n == 1 else f"{i}_{request_id}",
+            model=model.runner_key,
+            prompt_token_ids=prompt.token_ids,
+            sampling_params=params,
+            eos_token_ids=model.eos_token_ids,
+            max_tokens=max_tokens,
+            seed=seed + i,
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        for i in range(params.n)
+    ]
+
+
+def pooling_prompt(model: HostedModel, prompt: Prompt, params: PoolingParams) -> TokenizedPrompt:
+    """Tokens of one input, with the model's prompt for its kind before it, and cut if ``params`` ask for that."""
+    if isinstance(prompt, str):
+        prompt = _prompt_prefix(model, params) + prompt
+    tokenized = tokenize_prompt(model, prompt)
+    limit = pooling_limit(model, params.truncate_prompt_tokens)
+    if len(tokenized.token_ids) <= limit:
+        return tokenized
+    if params.truncate_prompt_tokens is None:
+        raise ContextLengthError(
+            f"This model's maximum context length is {limit} tokens. However, the input has "
+            f"{len(tokenized.token_ids)} tokens. Shorten it, or set truncate_prompt_tokens=-1 to cut it.",
+            num_tokens=len(tokenized.token_ids),
+            max_model_len=limit,
+            param="input",
+        )
+    if tokenized.text is None:
+        return TokenizedPrompt(None, tokenized.token_ids[:limit], truncated=True)
+    return TokenizedPrompt(tokenized.text, model.tokenizer.encode(tokenized.text, max_length=limit), truncated=True)
+
+
+def pooling_limit(model: HostedModel, truncate_prompt_tokens: int | None) -> int:
+    """Tokens that an input may have, or is cut to."""
+    limit = model.max_model_len
+    return limit if truncate_prompt_tokens in (None, -1) else min(limit, truncate_prompt_tokens or limit)
+
+
+def _prompt_prefix(model: HostedModel, params: PoolingParams) -> str:
+    pooling = model.config.pooling
+    prompts = pooling.prompts if pooling else {}
+    if params.prompt_name is not None:
+        if params.prompt_name not in prompts:
+            known = ", ".join(prompts) or "none"
+            raise InvalidParamsError(
+                f"{model.key} has no prompt named {params.prompt_name!r}; it has: {known}.", param="prompt_name"
+            )
+        return prompts[params.prompt_name]
+    names = {"query": QUERY_PROMPTS, "document": DOCUMENT_PROMPTS, None: ()}[params.input_type]
+    found = next((prompts[name] for name in names if name in prompts), None)
+    if found is not None or params.input_type is not None:
+        return found or ""
+    return prompts.get(pooling.default_prompt_name or "", "") if pooling else ""

@@ -1,0 +1,194 @@
+"""What a caller waits for: a job has requests, takes the engine's news in and gives results out.
+
+The same jobs run under both faces. Knows no thread and no event loop: :mod:`carrel.sync_runner` and
+:mod:`carrel.async_runner` move the news.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+from carrel.errors import CarrelError, EngineClosedError
+from carrel.host import EngineHost
+from carrel.hosted_model import HostedModel
+from carrel.inputs import TokenizedPrompt, generation_requests
+from carrel.output_processor import OutputProcessor
+from carrel.outputs import EmbeddingOutput, EmbeddingRequestOutput, FloatArray, RequestOutput
+from carrel.params import PoolingParams, SamplingParams
+from carrel.request import Request
+from carrel.step import EngineOutput
+
+T = TypeVar("T")
+
+
+class Job(ABC, Generic[T]):
+    """One prompt or one input on its way through the engine."""
+
+    requests: list[Request]
+    error: CarrelError | None = None  # set instead of a result
+
+    def __init__(self, host: EngineHost, model: HostedModel) -> None:
+        self.host = host
+        self.model = model
+
+    def feed(self, outputs: Sequence[EngineOutput]) -> list[str]:
+        """Take the engine's news in; ids to abort in return."""
+        for output in outputs:
+            self.error = self.error or self._error_of(output)
+        if self.error is not None:
+            return [request.request_id for request in self.requests]
+        return self._feed(outputs)
+
+    def take(self) -> T | None:
+        """What there is to show now.
+
+        Raises:
+            CarrelError: the request failed, or the engine was closed.
+        """
+        if self.error is not None:
+            raise self.error
+        return self._take()
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool: ...
+
+    @abstractmethod
+    def _feed(self, outputs: Sequence[EngineOutput]) -> list[str]: ...
+
+    @abstractmethod
+    def _take(self) -> T | None: ...
+
+    def _error_of(self, output: EngineOutput) -> CarrelError | None:
+        if output.finish_reason == "abort" and not self.host.is_alive:
+            return EngineClosedError("The engine was closed before the request was finished.")
+        if output.finish_reason == "error":
+            return output.error or CarrelError("The engine failed on this request and gave no reason.")
+        return None
+
+
+class GenerationJob(Job[RequestOutput]):
+    """One prompt, ``n`` completions."""
+
+    def __init__(
+        self,
+        host: EngineHost,
+        model: HostedModel,
+        prompt: TokenizedPrompt,
+        params: SamplingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> None:
+        super().__init__(host, model)
+        self.request_id = request_id
+        seed = host.fresh_seed() if params.seed is None else params.seed
+        self.requests = generation_requests(
+            model, prompt, params, request_id=request_id, seed=seed, priority=priority, cache_salt=cache_salt
+        )
+        self._processor = OutputProcessor(request_id, prompt.text, self.requests, params, model.tokenizer)
+
+    @property
+    def finished(self) -> bool:
+        return self.error is not None or self._processor.finished
+
+    def _feed(self, outputs: Sequence[EngineOutput]) -> list[str]:
+        was_finished = self._processor.finished
+        to_abort = self._processor.feed(outputs)
+        if self._processor.finished and not was_finished:
+            self._count()
+        return to_abort
+
+    def _take(self) -> RequestOutput | None:
+        return self._processor.take()
+
+    def _count(self) -> None:
+        times, children = self._processor.metrics, self._processor.completions
+        first, end = times.first_token_time, times.finished_time or time.monotonic()
+        self.host.metrics.generation_finished(
+            self.model.key,
+            reasons=[child.finish_reason or "error" for child in children],
+            num_prompt_tokens=len(self._processor.prompt_token_ids),
+            num_generated_tokens=sum(len(child.token_ids) for child in children),
+            time_to_first_token=None if first is None else first - times.arrival_time,
+            latency=end - times.arrival_time,
+        )
+
+
+class PoolingJob(Job[T]):
+    """One input, one array: an embedding [dim], or the logits [num_labels] of a cross-encoder."""
+
+    def __init__(
+        self,
+        host: EngineHost,
+        model: HostedModel,
+        token_ids: list[int],
+        params: PoolingParams,
+        *,
+        request_id: str,
+        token_type_ids: list[int] | None = None,
+    ) -> None:
+        super().__init__(host, model)
+        request = Request(
+            request_id=request_id,
+            model=model.runner_key,
+            prompt_token_ids=token_ids,
+            pooling_params=params,
+            token_type_ids=token_type_ids,
+        )
+        self.requests = [request]
+        self._pooled: FloatArray | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.error is not None or self._pooled is not None
+
+    def _feed(self, outputs: Sequence[EngineOutput]) -> list[str]:
+        for output in outputs:
+            if output.pooled is not None:
+                self._pooled = output.pooled
+                self._count(output)
+            elif output.finished:
+                self.error = CarrelError("The request was aborted.")
+        return []
+
+    def _take(self) -> T | None:
+        return None if self._pooled is None else self._result(self._pooled)
+
+    @abstractmethod
+    def _result(self, pooled: FloatArray) -> T: ...
+
+    def _count(self, output: EngineOutput) -> None:
+        request = self.requests[0]
+        self.host.metrics.pooling_finished(
+            self.model.key,
+            reason=output.finish_reason or "stop",
+            num_tokens=request.num_prompt_tokens,
+            latency=time.monotonic() - request.arrival_time,
+        )
+
+
+class EmbeddingJob(PoolingJob[EmbeddingRequestOutput]):
+    """The vector of one input."""
+
+    truncated = False  # the caller's text was longer
+
+    def _result(self, pooled: FloatArray) -> EmbeddingRequestOutput:
+        request = self.requests[0]
+        return EmbeddingRequestOutput(
+            request_id=request.request_id,
+            outputs=EmbeddingOutput(pooled),
+            prompt_token_ids=request.prompt_token_ids,
+            truncated=self.truncated,
+        )
+
+
+class LogitJob(PoolingJob[float]):
+    """The raw logit of one pair."""
+
+    def _result(self, pooled: FloatArray) -> float:
+        return float(pooled[0])

@@ -1,0 +1,194 @@
+"""The sync face: calls that return when the work is done, and iterators. Names and meanings are vLLM's.
+
+Knows the caller's thread; everything else is shared with :class:`carrel.AsyncLLM`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from carrel.face import Face, RerankCall, per_prompt, template_options, with_kind
+from carrel.hosted_model import HostedModel
+from carrel.inputs import Messages, Prompt, Prompts, as_conversations, as_prompts
+from carrel.jobs import Job
+from carrel.outputs import EmbeddingRequestOutput, RequestOutput, RerankOutput, ScoringRequestOutput
+from carrel.params import PoolingParams, RequestOutputKind, SamplingParams
+from carrel.scoring import ScoringPlan, Truncation
+from carrel.sync_runner import run_jobs, stream_job
+
+T = TypeVar("T")
+LONG_WORK = 1.0  # seconds: shorter work shows no progress bar
+
+
+class LLM(Face):
+    """Chat, embeddings and rerank in this process.
+
+    ``model`` is a folder, a Hugging Face name or ``starter/…``, of any task: its files decide. ``embedding_model`` and
+    ``reranker_model`` are hosted beside it, under one scheduler. No model at all: the three bundled ones. LLMs of the
+    same models and options share one engine, which ends with the last of them; ``host=`` shares one that is there
+    and never closes it. Any number of threads may use one LLM.
+
+    >>> with LLM() as llm:
+    ...     vectors = llm.embed(["你好", "hello"])
+    ...     best = llm.rerank("capital of France", ["Berlin is big.", "The capital of France is Paris."], top_n=1)
+    >>> vectors[0].outputs.hidden_size, best.results[0].index
+    (384, 1)
+
+    Raises:
+        ModelError: a model cannot be found, read or served.
+        OutOfMemoryError: the models do not fit the machine.
+    """
+
+    # -- generation
+
+    def generate(
+        self,
+        prompts: Prompts,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        model: str | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Continue one prompt or many: texts, or lists of token ids. Outputs are in the order of the prompts.
+
+        Raises:
+            RequestError: a prompt or parameter is wrong; ContextLengthError if it is too long.
+        """
+        hosted, items = self._model(model, "chat"), as_prompts(prompts)
+        params = per_prompt(sampling_params, len(items))
+        jobs = [
+            self._generation_job(hosted, prompt, with_kind(param, RequestOutputKind.FINAL_ONLY))
+            for prompt, param in zip(items, params, strict=True)
+        ]
+        return self._run(jobs, len(jobs), "prompts", use_tqdm)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        model: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or many: lists of ``{"role", "content"}``.
+
+        Raises:
+            ChatTemplateError: the model has no chat template, or it refused the messages.
+        """
+        hosted, items = self._model(model, "chat"), as_conversations(messages)
+        options = template_options(chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message)
+        jobs = [
+            self._chat_job(hosted, item, with_kind(param, RequestOutputKind.FINAL_ONLY), tools, options)
+            for item, param in zip(items, per_prompt(sampling_params, len(items)), strict=True)
+        ]
+        return self._run(jobs, len(jobs), "chats", use_tqdm)
+
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, model: str | None = None
+    ) -> Iterator[RequestOutput]:
+        """Continue one prompt, step by step, in the output kind that the parameters ask for (DELTA: only what is new).
+
+        The request is checked and submitted by this call; closing the iterator aborts it.
+        """
+        return stream_job(self.host.loop, self._generation_job(self._model(model, "chat"), prompt, sampling_params))
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        sampling_params: SamplingParams | None = None,
+        *,
+        model: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> Iterator[RequestOutput]:
+        """Answer one conversation, step by step; as :meth:`stream`."""
+        options = template_options(chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message)
+        job = self._chat_job(self._model(model, "chat"), messages, sampling_params, tools, options)
+        return stream_job(self.host.loop, job)
+
+    # -- vectors and scores
+
+    def embed(
+        self,
+        prompts: Prompts,
+        pooling_params: PoolingParams | None = None,
+        *,
+        model: str | None = None,
+        use_tqdm: bool = True,
+    ) -> list[EmbeddingRequestOutput]:
+        """Vectors [dim] in fp32, in the order of the inputs.
+
+        Raises:
+            ContextLengthError: an input is too long, and ``truncate_prompt_tokens`` does not say to cut it.
+        """
+        hosted: HostedModel = self._model(model, "embedding")
+        items = as_prompts(prompts)
+        jobs = self._embedding_jobs(hosted, items, pooling_params)
+        return self._run(jobs, len(items), "inputs", use_tqdm)
+
+    def score(
+        self,
+        text_1: str | Sequence[str],
+        text_2: str | Sequence[str],
+        *,
+        model: str | None = None,
+        truncate_prompt_tokens: int | None = None,
+        use_tqdm: bool = True,
+    ) -> list[ScoringRequestOutput]:
+        """How well each pair fits, 0 … 1: one text with n, or n with n. An embedding model gives the cosine."""
+        hosted = self._model(model, "rerank")
+        plan = self._score_plan(hosted, text_1, text_2, Truncation(whole=truncate_prompt_tokens))
+        return self._run_plan(plan, use_tqdm)
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        model: str | None = None,
+        truncate_prompt_tokens: int | None = -1,
+        max_tokens_per_doc: int | None = None,
+        use_tqdm: bool = False,
+    ) -> RerankOutput:
+        """Documents by descending relevance. The query is kept whole; long documents are cut.
+
+        Raises:
+            RequestError: there is no document, or the query leaves no room for one.
+        """
+        truncation = Truncation(whole=truncate_prompt_tokens, document=max_tokens_per_doc)
+        call = RerankCall(self.host, self._model(model, "rerank"), query, documents, top_n, truncation, None)
+        return call.ranked(self._run_plan(call.plan, use_tqdm))
+
+    # -- life
+
+    def close(self) -> None:
+        """Let the engine go; it ends with its last user. Idempotent; every later call raises EngineClosedError."""
+        self._close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run_plan(self, plan: ScoringPlan, use_tqdm: bool) -> list[ScoringRequestOutput]:
+        return plan.outputs(self._run(plan.jobs, len(plan.jobs), "texts", use_tqdm))
+
+    def _run(self, jobs: Iterable[Job[T]], total: int, unit: str, use_tqdm: bool) -> list[T]:
+        with tqdm(total=total, unit=f" {unit}", disable=not use_tqdm, delay=LONG_WORK) as bar:
+            return run_jobs(self.host.loop, jobs, on_finished=bar.update)

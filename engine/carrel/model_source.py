@@ -1,0 +1,96 @@
+"""From a :class:`ModelSpec` to what will be loaded: folder, task, options. Reads configurations, loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from carrel import hub
+from carrel.config import EngineConfig, ModelSpec, Task
+from carrel.errors import InvalidParamsError, UnsupportedModelError
+from carrel.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """One model to load. Equal sources are the same model, whatever name they were asked by."""
+
+    name: str
+    names: tuple[str, ...]
+    task: Task
+    folder: Path
+    dtype: str
+    max_model_len: int | None  # as asked for
+    chat_template: str | None
+
+    @property
+    def weights_key(self) -> tuple[Path, str]:
+        """Sources with the same key share one runner."""
+        return self.folder, self.dtype
+
+
+def find_sources(specs: Sequence[ModelSpec], config: EngineConfig) -> list[ModelSource]:
+    """Find every model, before any is loaded, so that a wrong name costs no time.
+
+    Raises:
+        ModelNotFoundError, UnsupportedModelError, WeightsError: as of :func:`hub.resolve` and the configuration.
+        InvalidParamsError: two models of one name.
+    """
+    if not specs:
+        raise InvalidParamsError("Name at least one model to host.", param="models")
+    if config.trust_remote_code:
+        raise UnsupportedModelError("trust_remote_code is not supported: carrel runs no code out of model folders.")
+    sources = [_find(spec, config) for spec in specs]
+    names = [name for source in sources for name in source.names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidParamsError(
+            f"Several models are named {twice[0]!r}. Give each its own served_model_name.", param="served_model_name"
+        )
+    return sources
+
+
+def _find(spec: ModelSpec, config: EngineConfig) -> ModelSource:
+    folder = hub.resolve(spec.name)
+    return ModelSource(
+        name=spec.name,
+        names=spec.served_model_name or _default_names(spec.name, folder),
+        task=spec.task or hub.starter_task(spec.name) or ModelConfig.from_folder(folder).task,
+        folder=folder,
+        dtype=spec.dtype or config.dtype,
+        max_model_len=spec.max_model_len or config.max_model_len,
+        chat_template=spec.chat_template,
+    )
+
+
+def _default_names(name: str, folder: Path) -> tuple[str, ...]:
+    """The name as given, and its last part: clients drop the path."""
+    last = folder.name if Path(name).expanduser().is_dir() else name.rsplit("/", 1)[-1]
+    return tuple(dict.fromkeys((name, last)))
+
+
+def check_task(source: ModelSource, detected: Task) -> None:
+    """Raise unless a model whose files say ``detected`` can do what is asked of it."""
+    if source.task not in (detected, "rerank" if detected == "embedding" else detected):
+        raise UnsupportedModelError(
+            f"{source.name} is a {detected} model by its files; using it for {source.task} is not supported. "
+            f"Give a {source.task} model instead."
+        )
+
+
+def context_length(source: ModelSource, config: ModelConfig) -> int:
+    """Tokens of the context: what was asked for, at most the model's own.
+
+    Raises:
+        InvalidParamsError: a chat model was asked for more than it has.
+    """
+    own, asked = config.max_model_len, source.max_model_len
+    if asked is None or (config.task != "chat" and asked > own):  # an engine-wide limit is meant for the chat model
+        return own
+    if asked > own:
+        raise InvalidParamsError(
+            f"max_model_len={asked} is more than the {own} tokens that {source.name} was made for.",
+            param="max_model_len",
+        )
+    return asked

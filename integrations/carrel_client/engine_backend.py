@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from carrel import host_registry
 from carrel.async_llm import AsyncLLM
@@ -40,10 +41,12 @@ class EngineBackend:
         return cls(lease, release=lambda: host_registry.release(lease))
 
     def close(self) -> None:
+        self._llm.close()
+        self._async_llm.close()
         self._release()
 
     async def aclose(self) -> None:
-        self._release()
+        await asyncio.to_thread(self.close)  # the last user of an engine waits for its thread to end
 
     def info(self, task: Task, model: str | None) -> ModelInfo:
         hosted = self._host.get(model, task)
@@ -81,7 +84,7 @@ class EngineBackend:
         else:
             stream = self._llm.stream_chat(**self._chat(request, params))
         outputs = []
-        with closing(stream):
+        with closing(cast("Generator[RequestOutput, None, None]", stream)):  # leaving it aborts the request
             for output in stream:
                 outputs.append(output)
                 if output.outputs[0].text:
@@ -98,7 +101,7 @@ class EngineBackend:
                     yield Piece(output.outputs[0].text)
         yield Piece("", self._end(request, outputs))
 
-    def _agenerate(self, request: TextRequest, params: SamplingParams) -> AsyncIterator[RequestOutput]:
+    def _agenerate(self, request: TextRequest, params: SamplingParams) -> AsyncGenerator[RequestOutput, None]:
         if isinstance(request.prompt, str):
             return self._async_llm.generate(request.prompt, params, model=request.model)
         return self._async_llm.chat(**self._chat(request, params))
@@ -110,10 +113,10 @@ class EngineBackend:
     @staticmethod
     def _chat(request: TextRequest, params: SamplingParams) -> dict[str, Any]:
         return {
-            "messages": [dict(message) for message in request.prompt],
+            "messages": request.prompt,
             "sampling_params": params,
             "model": request.model,
-            "chat_template_kwargs": dict(request.chat_template_kwargs or {}) or None,
+            "chat_template_kwargs": request.chat_template_kwargs,
         }
 
     def _end(self, request: TextRequest, outputs: Sequence[RequestOutput]) -> Reply:

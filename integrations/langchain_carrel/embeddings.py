@@ -26,14 +26,14 @@ class CarrelEmbeddings(EmbeddingFields, Embeddings):
     """
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One vector a text, in the order of the texts; an empty text has its vector too."""
-        return self.vectors(texts, "document")
+        """One vector a text, in the order of the texts; a blank text has its vector too."""
+        return self.vectors(texts)
 
     def embed_query(self, text: str) -> list[float]:
-        return self.vectors([text], "query")[0]
+        return self.query_vector(text)
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        return await self.avectors(texts, "document")
+        return await self.avectors(texts)
 
     async def aembed_query(self, text: str) -> list[float]:
-        return (await self.avectors([text], "query"))[0]
+        return await self.aquery_vector(text)

@@ -46,19 +46,19 @@ class CarrelEmbedding(BaseEmbedding, EmbeddingFields):
         return "CarrelEmbedding"
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self.vectors([query], "query")[0]
+        return self.query_vector(query)
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return (await self.avectors([query], "query"))[0]
+        return await self.aquery_vector(query)
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self.vectors([text], "document")[0]
+        return self.vectors([text])[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return (await self.avectors([text], "document"))[0]
+        return (await self.avectors([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self.vectors(texts, "document")
+        return self.vectors(texts)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return await self.avectors(texts, "document")
+        return await self.avectors(texts)

@@ -20,7 +20,7 @@ from carrel.outputs import FloatArray, RequestMetrics
 from carrel.pooling_lane import PoolingLane
 from carrel.request import Request, RequestStatus
 from carrel.stats import KVCacheStats, SchedulerStats
-from carrel.step import EngineOutput, ModelBatch, RequestResult, ScheduledRequest, SchedulerOutput, TokenLogprobs
+from carrel.step import EngineOutput, ModelBatch, RequestResult, SchedulerOutput, TokenLogprobs
 from carrel.step_planner import StepPlanner
 from carrel.stopping import append_tokens
 
@@ -161,15 +161,19 @@ class Scheduler:
         self, batch: ModelBatch, results: Sequence[RequestResult], now: float, news: list[EngineOutput]
     ) -> None:
         kv_cache = self._lanes[batch.model].kv_cache
+        block_size = kv_cache.block_size
+        running = RequestStatus.RUNNING
         for item, result in zip(batch.requests, results, strict=True):
             request = item.request
-            if request.status.finished:  # aborted while the device was at work
+            if request.status is not running:  # aborted while the device was at work
                 continue
-            if (error := _error_of(item, result)) is not None:
-                news.append(self._fail(request, error))
+            if result.error is not None or item.samples != bool(result.token_ids):
+                news.append(self._fail(request, _error_of(request, result)))
                 continue
-            request.num_computed_tokens += item.num_scheduled_tokens
-            kv_cache.commit(request)
+            num_written = request.num_computed_tokens
+            request.num_computed_tokens = num_computed = num_written + item.num_scheduled_tokens
+            if num_computed // block_size != num_written // block_size:  # a block is full
+                kv_cache.commit(request)
             if result.token_ids:
                 news.append(self._take_tokens(request, result, now))
 
@@ -177,28 +181,29 @@ class Scheduler:
         if request.first_token_time is None:
             request.first_token_time = now
             self._num_prompt_tokens += request.num_prompt_tokens
-        token_ids = append_tokens(request, result.token_ids)
+        token_ids, logprobs = append_tokens(request, result.token_ids), result.logprobs
         self._num_generated_tokens += len(token_ids)
-        logprobs = result.logprobs[: len(token_ids)] if result.logprobs is not None else None
-        if request.status.finished:
-            return self._end(request, request.status, token_ids=token_ids, logprobs=logprobs)
-        return EngineOutput(request.request_id, token_ids, logprobs, num_cached_tokens=request.num_cached_tokens)
+        if logprobs is not None:
+            logprobs = logprobs[: len(token_ids)]
+        if request.status is RequestStatus.RUNNING:
+            return EngineOutput(request.request_id, token_ids, logprobs, num_cached_tokens=request.num_cached_tokens)
+        return self._end(request, request.status, token_ids=token_ids, logprobs=logprobs)
 
     def _update_pooled(self, batch: ModelBatch, results: Sequence[RequestResult]) -> list[EngineOutput]:
         news: list[EngineOutput] = []
         for item, result in zip(batch.requests, results, strict=True):
             request = item.request
-            if request.status.finished:
+            if request.status is not RequestStatus.RUNNING:
                 continue
-            if (error := _error_of(item, result)) is not None:
-                news.append(self._fail(request, error))
+            if result.error is not None or result.pooled is None:
+                news.append(self._fail(request, _error_of(request, result)))
                 continue
             self._num_pooled_tokens += request.num_prompt_tokens
             news.append(self._end(request, RequestStatus.FINISHED_STOPPED, pooled=result.pooled))
         return news
 
     def _fail_batch(self, batch: ModelBatch, cause: Exception) -> list[EngineOutput]:
-        unfinished = [item.request for item in batch.requests if not item.request.status.finished]
+        unfinished = [item.request for item in batch.requests if item.request.status is RequestStatus.RUNNING]
         return [self._fail(request, _step_error(request, cause)) for request in unfinished]
 
     def _fail(self, request: Request, error: CarrelError) -> EngineOutput:
@@ -236,17 +241,12 @@ class Scheduler:
         )
 
 
-def _error_of(item: ScheduledRequest, result: RequestResult) -> CarrelError | None:
+def _error_of(request: Request, result: RequestResult) -> CarrelError:
     """The error of this request alone, or what is wrong with the shape of its result."""
     if result.error is not None:
         return result.error
-    if item.request.is_pooling:
-        if result.pooled is not None:
-            return None
-        return _step_error(item.request, AssertionError("the model gave no vector"))
-    if item.samples == bool(result.token_ids):
-        return None
-    return _step_error(item.request, AssertionError(f"the model gave {len(result.token_ids)} tokens"))
+    shape = f"{len(result.token_ids)} tokens and {'no' if result.pooled is None else 'a'} vector"
+    return _step_error(request, AssertionError(f"the model gave {shape}, which is not what was asked for"))
 
 
 def _step_error(request: Request, cause: Exception) -> StepError:

@@ -24,8 +24,9 @@ class ScheduledRequest:
 
     @property
     def samples(self) -> bool:
-        request = self.request
-        return not request.is_pooling and request.num_computed_tokens + self.num_scheduled_tokens == request.num_tokens
+        request = self.request  # spelled out, for every decoding request asks this in every step
+        num_tokens = len(request.prompt_token_ids) + len(request.output_token_ids)
+        return request.num_computed_tokens + self.num_scheduled_tokens == num_tokens and request.pooling_params is None
 
 
 @dataclass(slots=True)

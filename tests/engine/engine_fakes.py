@@ -1,4 +1,4 @@
-"""Executors, requests and mailboxes for tests of the engine's core. No torch, no model: a token is a function of tokens."""
+"""Executors, requests and mailboxes for tests of the engine core. No torch: a token is a function of tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
-
 from carrel.core import EngineCore
 from carrel.kv_cache import KVCacheManager
 from carrel.params import PoolingParams, SamplingParams

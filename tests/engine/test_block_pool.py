@@ -1,7 +1,6 @@
 """The block pool: exact ids, reference counts, and the order of the free list."""
 
 import pytest
-
 from carrel.block_pool import BlockKey, BlockPool, FreeBlockQueue, KVBlock
 from carrel.kv_cache import block_key, root_digest
 

@@ -1,15 +1,17 @@
-"""Shared by the tests of the engine's faces: small tokenizers, no network."""
+"""Shared by the tests of the engine's faces: small tokenizers, tiny models behind one LLM."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import small_tokenizers
+from carrel import LLM
 from carrel.tokenizer import Tokenizer
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+from small_engine import SMALL
+from tiny_models import TinyModels
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +32,15 @@ def real_tokenizer_folders() -> dict[str, Path]:
     if not root.is_dir():
         pytest.skip("tokenizers of released models are not here (set CARREL_SHARED to a folder that has them)")
     return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / "tokenizer.json").is_file()}
+
+
+@pytest.fixture(scope="session")
+def llm(tiny_models: TinyModels) -> Iterator[LLM]:
+    """A chat model, an embedder and a cross-encoder in one engine."""
+    with LLM(
+        str(tiny_models("qwen2")),
+        embedding_model=str(tiny_models("bert-mean")),
+        reranker_model=str(tiny_models("bert-reranker")),
+        **SMALL,
+    ) as llm:
+        yield llm

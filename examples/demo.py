@@ -146,8 +146,8 @@ def wait_for_address(process: subprocess.Popen[bytes], log: int) -> str:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         text = os.pread(log, 1 << 20, 0).decode()
-        if found := re.search(r"http://127\.0\.0\.1:\d+", text):
-            return found[0]
+        if found := re.search(r"ready at (http://\S+)", text):
+            return found[1]
         time.sleep(0.05)
     raise SystemExit(f"The server did not start:\n{os.pread(log, 1 << 20, 0).decode()}")
 

@@ -7,6 +7,7 @@ from tiny_models import TinyModels
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: tests need no network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: a second thread waits longer than it computes
 
 
 @pytest.fixture(scope="session")

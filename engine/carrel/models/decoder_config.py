@@ -13,7 +13,9 @@ ROPE_TYPES: dict[str, RopeType] = {"default": "default", "linear": "linear", "ll
 
 
 def decoder_fields(raw: dict[str, Any], family: Family) -> dict[str, Any]:
-    raw = {**dict(family.defaults), **{key: value for key, value in raw.items() if value is not None}}
+    null_has_meaning = ("sliding_window",)  # no window; elsewhere null stands for the default
+    stated = {key: value for key, value in raw.items() if value is not None or key in null_has_meaning}
+    raw = {**dict(family.defaults), **stated}
     fixed = dict(family.fixed)
     if raw["hidden_act"] != "silu":
         raise UnsupportedModelError(f"hidden_act {raw['hidden_act']!r} is not supported in decoders; silu is.")

@@ -33,7 +33,9 @@ class ExtractiveConfig:
 
     max_sentences: int = 3
     min_score: float = 0.33  # of the best sentence; below, there is no answer
-    relative_score: float = 0.9  # further sentences reach this share of the best one's score
+    min_more_score: float = 0.5  # of a second and third sentence
+    relative_score: float = 0.9  # which also reach this share of the best one's score
+    relative_passage: float = 0.4  # passages under this share of the best one's score are not searched
     number_bonus: float = 0.06  # for a sentence with a number when the question asks for one
     passage_weight: float = 0.15  # how much the passage's own score says about its sentences
 
@@ -60,22 +62,31 @@ def extract_answer(
     question: Question, chunks: Sequence[RetrievedChunk], reranker: Reranker, config: ExtractiveConfig
 ) -> tuple[str, tuple[Citation, ...]]:
     """The text with ``[n]`` after each sentence, and the citations; ``("", ())`` when nothing is good enough."""
-    candidates = list(_candidates(chunks))
+    candidates = list(_candidates(chunks, config.relative_passage))
     if not candidates:
         return "", ()
     scores = _scores(question, candidates, reranker, config)
-    order = sorted(range(len(candidates)), key=lambda i: -scores[i])
-    best = scores[order[0]]
-    if best < config.min_score:
+    ranks = [score + _number_bonus(question, c, config) for c, score in zip(candidates, scores, strict=True)]
+    order = sorted(range(len(candidates)), key=lambda i: -ranks[i])
+    if scores[order[0]] < config.min_score:
         return "", ()
-    good = [i for i in order[: config.max_sentences] if scores[i] >= config.relative_score * best]
+    least = max(config.min_more_score, config.relative_score * ranks[order[0]])
+    good = [order[0], *(i for i in order[1 : config.max_sentences] if ranks[i] >= least)]
     return _compose([candidates[i] for i in good], [scores[i] for i in good])
 
 
-def _candidates(chunks: Sequence[RetrievedChunk]) -> Iterator[_Candidate]:
+def _number_bonus(question: Question, candidate: _Candidate, config: ExtractiveConfig) -> float:
+    """Helps to choose among sentences; says nothing about whether there is an answer."""
+    asked = _ASKS_NUMBER.search(question.text) and _DIGIT.search(candidate.text)
+    return config.number_bonus if asked else 0.0
+
+
+def _candidates(chunks: Sequence[RetrievedChunk], relative_passage: float) -> Iterator[_Candidate]:
     """Every sentence once, though overlapping chunks hold it twice. Questions are left out: they are not answers."""
     seen: set[tuple[str, int, int]] = set()
-    for number, chunk in enumerate(chunks, start=1):
+    least = relative_passage * max((chunk.score for chunk in chunks), default=0.0)
+    near = [(number, chunk) for number, chunk in enumerate(chunks, start=1) if chunk.score >= least]
+    for number, chunk in near:
         ranges = split_sentences(chunk.text, wrapped_lines=chunk.media_type == "text/plain")
         texts = ["", *(chunk.text[start:end] for start, end in ranges), ""]
         for i, (start, end) in enumerate(ranges):
@@ -89,13 +100,11 @@ def _scores(
     question: Question, candidates: Sequence[_Candidate], reranker: Reranker, config: ExtractiveConfig
 ) -> list[float]:
     texts = [_with_heading(candidate) for candidate in candidates]
-    asks_number = _ASKS_NUMBER.search(question.text) is not None
+    share = config.passage_weight
     scores = []
     for candidate, score in zip(candidates, reranker.score(question.text, texts), strict=True):
         blended = question.blend(reranker.kind, score, _coverage(question, candidate))
-        bonus = config.number_bonus if asks_number and _DIGIT.search(candidate.text) else 0.0
-        share = config.passage_weight
-        scores.append((1 - share) * blended + share * candidate.chunk.score + bonus)
+        scores.append((1 - share) * blended + share * candidate.chunk.score)
     return scores
 
 

@@ -5,8 +5,11 @@ PDFium keeps state of its own for the whole process and may not be entered by tw
 
 from __future__ import annotations
 
+import ctypes
+import re
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pypdfium2 as pdfium
@@ -20,6 +23,8 @@ from carrel_rag.loaders.pdf_layout import Glyph, Line, Paragraph, make_lines, ma
 _PDFIUM = threading.Lock()  # PDFium is one per process, so its lock is too
 _HEADING_RATIO = 1.12  # a heading is at least this much larger than the body text
 _MAX_HEADING_CHARACTERS = 120
+_BOLD = re.compile("bold|black|heavy", re.I)
+_SLANTED = re.compile("italic|oblique", re.I)
 
 
 def extract_pdf(data: bytes, limits: Limits) -> Extracted:
@@ -61,39 +66,66 @@ def _read_page(document: Any, index: int) -> list[Line]:
         return []  # one damaged page does not lose the others
     textpage = page.get_textpage()
     try:
-        glyphs = [_glyph(textpage, i) for i in range(textpage.count_chars())]
-        return make_lines(glyphs, page_size=page.get_size())
+        return make_lines(_glyphs(textpage), page_size=page.get_size())
     finally:
         textpage.close()
         page.close()
 
 
-def _glyph(textpage: Any, index: int) -> Glyph:
-    left, bottom, right, top = textpage.get_charbox(index, loose=True)
-    char = chr(pdfium_c.FPDFText_GetUnicode(textpage.raw, index))
-    return Glyph(char, left, bottom, right, top)
+def _glyphs(textpage: Any) -> Iterator[Glyph]:
+    """The characters of a page in the order of its stream; the font's name is asked at the ends of lines only."""
+    chars = [chr(pdfium_c.FPDFText_GetUnicode(textpage.raw, i)) for i in range(textpage.count_chars())]
+    for index, char in enumerate(chars):
+        left, bottom, right, top = textpage.get_charbox(index, loose=True)
+        at_end = (
+            index == 0 or chars[index - 1] in "\r\n" or "".join(chars[index + 1 : index + 3]).lstrip(" ")[:1] in "\r\n"
+        )
+        yield Glyph(char, left, bottom, right, top, _font(textpage, index) if at_end else "")
+
+
+def _font(textpage: Any, index: int) -> str:
+    name, flags = ctypes.create_string_buffer(128), ctypes.c_int()
+    length = pdfium_c.FPDFText_GetFontInfo(textpage.raw, index, name, 128, ctypes.byref(flags))
+    return name.value.decode("utf-8", "replace") if length else ""
 
 
 def _build(pages: list[list[Paragraph]], title: str) -> Extracted:
     builder = TextBuilder()
-    sizes = _heading_sizes(pages)
+    ranks = _heading_ranks(pages)
     for number, paragraphs in enumerate(pages, start=1):
         for paragraph in paragraphs:
-            size = round(paragraph.size, 1)
-            if size in sizes and len(paragraph.text) <= _MAX_HEADING_CHARACTERS and paragraph.kind == "paragraph":
-                builder.heading(paragraph.text, level=sizes.index(size) + 1, page=number)
+            level = ranks.get(_look(paragraph))
+            if level is not None and _can_be_heading(paragraph):
+                builder.heading(paragraph.text, level=level, page=number)
             else:
                 builder.add(paragraph.text, paragraph.kind, page=number)
     return builder.build(title=title, media_type="application/pdf")
 
 
-def _heading_sizes(pages: list[list[Paragraph]]) -> list[float]:
-    """Sizes clearly above the body's, largest first: the levels of headings."""
-    weights: Counter[float] = Counter()
+def _look(paragraph: Paragraph) -> tuple[float, str]:
+    return round(paragraph.size, 1), paragraph.font
+
+
+def _can_be_heading(paragraph: Paragraph) -> bool:
+    short = len(paragraph.text) <= _MAX_HEADING_CHARACTERS and any(char.isalpha() for char in paragraph.text)
+    return short and paragraph.kind == "paragraph" and not paragraph.text.endswith((".", ":", ",", "。", "：", "，"))
+
+
+def _heading_ranks(pages: list[list[Paragraph]]) -> dict[tuple[float, str], int]:
+    """Level by look: larger than the body text, or as large and bold, or as large and slanted."""
+    weights: Counter[tuple[float, str]] = Counter()
     for paragraphs in pages:
         for paragraph in paragraphs:
-            weights[round(paragraph.size, 1)] += len(paragraph.text)
+            weights[_look(paragraph)] += len(paragraph.text)
     if not weights:
-        return []
-    body = weights.most_common(1)[0][0]
-    return sorted((size for size in weights if size >= body * _HEADING_RATIO), reverse=True)
+        return {}
+    size, font = weights.most_common(1)[0][0]
+    larger = sorted({s for s, _ in weights if s >= size * _HEADING_RATIO}, reverse=True)
+    ranks = {look: larger.index(look[0]) + 1 for look in weights if look[0] in larger}
+    for look in weights:
+        if look not in ranks and look[0] >= 0.95 * size and look[1] != font:
+            if _BOLD.search(look[1]) and not _BOLD.search(font):
+                ranks[look] = len(larger) + 1
+            elif _SLANTED.search(look[1]) and not _SLANTED.search(font):
+                ranks[look] = len(larger) + 2
+    return ranks

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -28,6 +28,7 @@ class Glyph(NamedTuple):
     bottom: float
     right: float
     top: float
+    font: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Line:
     top: float
     size: float  # height of its characters
     page_height: float
+    font: str = ""  # of its first and its last character, if they have the same
 
     @property
     def text(self) -> str:
@@ -57,6 +59,7 @@ class Paragraph:
     text: str
     size: float
     kind: Literal["paragraph", "row", "item"]
+    font: str = ""
 
 
 @dataclass(slots=True)
@@ -87,7 +90,7 @@ class _Block:
         return self.lines[0].size
 
 
-def make_lines(glyphs: Sequence[Glyph], *, page_size: tuple[float, float]) -> list[Line]:
+def make_lines(glyphs: Iterable[Glyph], *, page_size: tuple[float, float]) -> list[Line]:
     """Lines in the order of the stream; a gap far wider than a blank parts a line into cells."""
     lines: list[Line] = []
     current: list[Glyph] = []
@@ -99,7 +102,7 @@ def make_lines(glyphs: Sequence[Glyph], *, page_size: tuple[float, float]) -> li
             current = []
         else:
             current.append(
-                Glyph("-", *glyph[1:]) if glyph.char in "\x02\ufffe" else glyph
+                glyph._replace(char="-") if glyph.char in "\x02\ufffe" else glyph
             )  # PDFium's end-of-line hyphen
     return lines
 
@@ -121,6 +124,7 @@ def _make_line(glyphs: Sequence[Glyph], page_height: float) -> Line | None:
         max(g.top for g in inked),
         size,
         page_height,
+        inked[0].font if inked[0].font == inked[-1].font else "",
     )
 
 
@@ -171,7 +175,8 @@ def make_paragraphs(lines: Sequence[Line]) -> list[Paragraph]:
             index += len(rows)
         else:
             kind: Literal["item", "paragraph"] = "item" if re.match(r"\s*[•◦▪●○‣]", blocks[index].text) else "paragraph"
-            paragraphs.append(Paragraph(blocks[index].text, blocks[index].size, kind))
+            font = blocks[index].lines[0].font
+            paragraphs.append(Paragraph(blocks[index].text, blocks[index].size, kind, font))
             index += 1
     return paragraphs
 
@@ -202,6 +207,8 @@ def _follows(above: Line, line: Line, block: _Block) -> bool:
     if len(line.cells) >= 3 or len(above.cells) >= 3 or _BULLET.match(line.text):
         return False
     if abs(line.size - above.size) > 0.12 * above.size:
+        return False
+    if line.font and above.font and line.font != above.font:
         return False
     if abs(line.bottom - above.bottom) < 0.3 * above.size:  # the same base line: the rest of a line
         return True

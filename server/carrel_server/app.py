@@ -26,6 +26,9 @@ from carrel_server.settings import ServerSettings
 if TYPE_CHECKING:
     from carrel.async_llm import AsyncLLM
 
+MODULES = (health, models, chat, completions, embeddings, rerank, tokenize)
+ENDPOINTS = tuple(endpoint for module in MODULES for endpoint in module.ENDPOINTS)
+
 
 def create_app(llm: AsyncLLM, settings: ServerSettings | None = None) -> FastAPI:
     """The app that serves an engine. Mount it, test it, or run it with uvicorn.
@@ -36,11 +39,17 @@ def create_app(llm: AsyncLLM, settings: ServerSettings | None = None) -> FastAPI
             app = create_app(llm, ServerSettings(api_keys=("secret",)))
     """
     settings = settings or ServerSettings()
-    docs = {} if settings.docs else {"openapi_url": None}
-    app = FastAPI(title="carrel", version=__version__, middleware=_layers(settings), redirect_slashes=False, **docs)
+    app = FastAPI(
+        title="carrel",
+        version=__version__,
+        middleware=_layers(settings),
+        redirect_slashes=False,
+        openapi_url="/openapi.json" if settings.docs else None,
+    )
     app.state.service = Service(llm, settings)
-    for module in (health, models, chat, completions, embeddings, rerank, tokenize):
-        app.include_router(module.router)
+    for endpoint in ENDPOINTS:
+        methods, extra = [endpoint.method], endpoint.openapi()
+        app.add_api_route(endpoint.path, endpoint.handler, methods=methods, openapi_extra=extra, response_model=None)
     for error in (CarrelError, HttpError, Exception):
         app.add_exception_handler(error, on_error)
     app.add_exception_handler(HTTPException, on_http_exception)

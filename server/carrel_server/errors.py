@@ -85,13 +85,23 @@ def context_length_message(error: ContextLengthError) -> str:
 
 
 def validation_error(error: ValidationError) -> HttpError:
-    """The first of pydantic's complaints as one sentence; schema errors are 400 here, as OpenAI's are."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    # Branches of a union stand in the location as type names; a client only knows field names and indices.
-    fields = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fields[:2]).lstrip(".")
-    message = first["msg"].removeprefix("Value error, ")
+    """The first field that pydantic complains of, in one sentence; schema errors are 400 here, as OpenAI's are."""
+    complaints = error.errors(include_url=False, include_context=False, include_input=False)
+    name = field_name(complaints[0]["loc"])
+    # A union complains once for each of its branches.
+    reasons = dict.fromkeys(c["msg"].removeprefix("Value error, ") for c in complaints if field_name(c["loc"]) == name)
+    message = ", or ".join(reasons)
     return HttpError(400, f"{name}: {message}" if name else message, param=name or None)
+
+
+def field_name(location: tuple[int | str, ...]) -> str:
+    """The field, and the place in its list; what follows are names of types.
+
+    >>> field_name(("documents", 1, "str"))
+    'documents[1]'
+    """
+    place = f"[{location[1]}]" if len(location) > 1 and isinstance(location[1], int) else ""
+    return f"{location[0]}{place}" if location else ""
 
 
 def error_response(error: Exception) -> Response:

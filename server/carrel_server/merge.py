@@ -24,10 +24,10 @@ async def merge(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=tasks.__getitem__):
                 index = tasks.pop(task)
-                item = task.result()
-                if item:
+                result = task.result()
+                if result is not None:
                     tasks[asyncio.ensure_future(_next(streams[index]))] = index
-                    yield index, item[0]
+                    yield index, result[0]
     finally:
         await _close(list(tasks), streams)
 

@@ -32,9 +32,6 @@ class ServerMetrics:
         self.registry.register(EngineCollector(host))
         label = ["model_name"]
         registry = self.registry
-        self.success = Counter(
-            "vllm:request_success", "Finished requests.", [*label, "finished_reason"], registry=registry
-        )
         self.prompt_tokens = Counter("vllm:prompt_tokens", "Prompt tokens.", label, registry=registry)
         self.generation_tokens = Counter("vllm:generation_tokens", "Generated tokens.", label, registry=registry)
         self.ttft = _seconds("vllm:time_to_first_token_seconds", "Arrival to first token.", registry)
@@ -60,17 +57,14 @@ class ServerMetrics:
             registry=registry,
         )
 
-    def finished(self, model: str, output: RequestOutput, num_tokens: int, reasons: Iterable[str | None]) -> None:
+    def finished(self, model: str, output: RequestOutput, num_tokens: int, num_choices: int) -> None:
         """Count one finished prompt with its choices; ``num_tokens`` over all choices."""
-        choices = [reason or "abort" for reason in reasons]
-        for reason in choices:
-            self.success.labels(model, reason).inc()
         self.prompt_tokens.labels(model).inc(len(output.prompt_token_ids))
         self.generation_tokens.labels(model).inc(num_tokens)
         self.request_prompt_tokens.labels(model).observe(len(output.prompt_token_ids))
-        self.request_generation_tokens.labels(model).observe(num_tokens / max(1, len(choices)))
+        self.request_generation_tokens.labels(model).observe(num_tokens / num_choices)
         if output.metrics is not None:
-            self._observe_times(model, output.metrics, num_tokens // max(1, len(choices)))
+            self._observe_times(model, output.metrics, num_tokens // num_choices)
 
     def _observe_times(self, model: str, times: RequestMetrics, num_tokens: int) -> None:
         start, first, end = times.arrival_time, times.first_token_time, times.finished_time
@@ -107,7 +101,12 @@ class EngineCollector(Collector):
         return ()  # nothing is read when the registry only wants names
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._host.loop.stats().scheduler
+        snapshot = self._host.stats()
+        stats = snapshot.loop.scheduler
+        ends = CounterMetricFamily("vllm:request_success", "Ended requests.", labels=["model_name", "finished_reason"])
+        for (model, reason), number in snapshot.requests.items():
+            ends.add_metric([model, reason], number)
+        yield ends
         label = self._chat_name()
         yield _one(GaugeMetricFamily, "vllm:num_requests_running", "Chat requests that run.", label, stats.num_running)
         yield _one(GaugeMetricFamily, "vllm:num_requests_waiting", "Chat requests that wait.", label, stats.num_waiting)

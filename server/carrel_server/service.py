@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from carrel.config import Task
-from carrel.errors import ModelNotFoundError
 from starlette.requests import Request
 
 from carrel_server.metrics import ServerMetrics
@@ -18,7 +17,8 @@ from carrel_server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from carrel.async_llm import AsyncLLM
-    from carrel.host import EngineHost, HostedModel
+    from carrel.host import EngineHost
+    from carrel.hosted_model import HostedModel
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +50,7 @@ class Service:
 
     def any_model(self, name: str | None) -> HostedModel:
         """The model of that name whatever its task; no name is the first model."""
-        models = list(self.host.models.values())
-        for hosted in models:
-            if not name or name in hosted.names:
-                return hosted
-        served = ", ".join(name for hosted in models for name in hosted.names)
-        raise ModelNotFoundError(f"There is no model {name!r} here. Models: {served}.")
+        return self.host.find(name) if name else next(iter(self.host.models.values()))
 
     def sampling_defaults(self, hosted: HostedModel) -> dict[str, Any]:
         return self._sampling_defaults[hosted.key]

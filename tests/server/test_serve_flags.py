@@ -45,7 +45,7 @@ def test_a_vllm_command_line() -> None:
     line = (
         "Qwen/Qwen2.5-7B-Instruct --served-model-name qwen gpt-4 --host 0.0.0.0 --port 0 --dtype half "
         "--max-model-len 32k --max-num-seqs 64 --max-num-batched-tokens 4K --gpu-memory-utilization 0.8 "
-        "--tensor-parallel-size 1 --api-key secret --enforce-eager --trust-remote-code --seed 3"
+        "--tensor-parallel-size 1 --api-key secret --enforce-eager --seed 3"
     )
     made = plan(*line.split())
     (model,) = made.models
@@ -54,7 +54,7 @@ def test_a_vllm_command_line() -> None:
     assert made.engine.dtype == "float16"
     assert (made.engine.max_model_len, made.engine.max_num_batched_tokens) == (32_000, 4096)
     assert (made.engine.max_num_seqs, made.engine.gpu_memory_utilization, made.engine.seed) == (64, 0.8, 3)
-    assert made.engine.enforce_eager and made.engine.trust_remote_code
+    assert made.engine.enforce_eager
     assert made.settings.api_keys == ("secret",)
     assert (made.host, made.port) == ("0.0.0.0", 0)
 
@@ -125,7 +125,10 @@ def test_refused_in_one_sentence(arguments: list[str], sentence: str) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("arguments", [["--lora-dtype", "auto"], ["--swap-space", "4"], ["--enable-chunked-prefill"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--trust-remote-code"], ["--lora-dtype", "auto"], ["--swap-space", "4"], ["--enable-chunked-prefill"]],
+)
 def test_flags_without_meaning_get_one_warning(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     plan("some/model", *arguments)
     lines = capsys.readouterr().err.splitlines()

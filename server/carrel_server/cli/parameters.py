@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,59 +31,41 @@ TASKS: dict[str, Task | None] = {
 SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
-class Count(click.ParamType):
-    """A whole number, also as vLLM writes it: 32k is 32,000, 32K is 32,768."""
+def count(value: str | int) -> int:
+    """A whole number, also as vLLM writes it.
 
-    name = "n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        factor = SUFFIXES.get(value[-1:], 1)
-        try:
-            return int(float(value[:-1]) * factor) if factor > 1 else int(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a whole number such as 4096, 4k or 4K.", param, ctx)
-
-
-class JsonObject(click.ParamType):
-    """A JSON object, e.g. '{"enable_thinking": false}'."""
-
-    name = "json"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return value
-        try:
-            result = json.loads(value)
-        except json.JSONDecodeError as error:
-            self.fail(f"{value!r} is not JSON: {error}.", param, ctx)
-        if not isinstance(result, dict):
-            self.fail(f"{value!r} is not a JSON object.", param, ctx)
-        return result
+    >>> count("32k"), count("32K")
+    (32000, 32768)
+    """
+    if isinstance(value, int):
+        return value
+    factor = SUFFIXES.get(value[-1:], 1)
+    try:
+        return int(float(value[:-1]) * factor) if factor > 1 else int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a whole number such as 4096, 4k or 4K.") from None
 
 
-class TemplateText(click.ParamType):
-    """A chat template: a file, or the template itself on one line. The value is its text."""
+def json_object(value: str | dict[str, Any]) -> dict[str, Any]:
+    """A JSON object, e.g. ``{"enable_thinking": false}``."""
+    if isinstance(value, dict):
+        return value
+    try:
+        result = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(f"{value!r} is not JSON: {error}.") from None
+    if not isinstance(result, dict):
+        raise click.BadParameter(f"{value!r} is not a JSON object.")
+    return result
 
-    name = "file|text"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return read_template(str(value))
-
-
-class ModelOption(click.ParamType):
+def model_option(task: Task) -> Callable[[str | ModelSpec], ModelSpec]:
     """``NAME[,key=value…]`` as a :class:`~carrel.config.ModelSpec` of one task."""
 
-    name = "name[,key=value…]"
+    def model(value: str | ModelSpec) -> ModelSpec:
+        return value if isinstance(value, ModelSpec) else parse_model(value, task)
 
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ModelSpec:
-        if isinstance(value, ModelSpec):
-            return value
-        return parse_model(str(value), self.task)
+    return model
 
 
 def parse_model(text: str, task: Task | None) -> ModelSpec:
@@ -130,6 +113,6 @@ def dtype_of(value: str) -> DType:
 MODEL_KEYS: dict[str, Any] = {
     "served_model_name": str,
     "dtype": dtype_of,
-    "max_model_len": lambda value: Count().convert(value, None, None),
+    "max_model_len": count,
     "chat_template": read_template,
 }

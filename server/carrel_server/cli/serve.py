@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from carrel_server.cli.parameters import DTYPES, TASKS, Count, JsonObject, ModelOption, TemplateText
+from carrel_server.cli.parameters import DTYPES, TASKS, count, json_object, model_option, read_template
 from carrel_server.cli.vllm_flags import foreign_flags
 
+MODEL = "NAME[,key=value…]"
 MANY_VALUES = ("--served-model-name", "--api-key", "--allowed-origins")
 
 
@@ -44,9 +45,19 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.command(cls=ServeCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--model", "named_models", multiple=True, help="Same as MODEL; vLLM's module spelling.")
-@click.option("--chat-model", multiple=True, type=ModelOption("chat"), help="A chat model with its own options.")
-@click.option("--embedding-model", multiple=True, type=ModelOption("embedding"), help="An embedding model, likewise.")
-@click.option("--reranker-model", multiple=True, type=ModelOption("rerank"), help="A reranker, likewise.")
+@click.option(
+    "--chat-model", multiple=True, type=model_option("chat"), metavar=MODEL, help="A chat model with its own options."
+)
+@click.option(
+    "--embedding-model",
+    multiple=True,
+    type=model_option("embedding"),
+    metavar=MODEL,
+    help="An embedding model, likewise.",
+)
+@click.option(
+    "--reranker-model", multiple=True, type=model_option("rerank"), metavar=MODEL, help="A reranker, likewise."
+)
 @click.option(
     "--runner", type=click.Choice(["auto", "generate", "pooling"]), default="auto", help="Overrule detection."
 )
@@ -57,22 +68,21 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.option("--api-key", multiple=True, help="Asked of every route but health. Also VLLM_API_KEY, CARREL_API_KEY.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="auto", show_default=True)
-@click.option("--max-model-len", type=Count(), help="Tokens of prompt and answer; default: the model's own.")
-@click.option("--max-num-seqs", type=Count(), default=256, show_default=True, help="Chat requests in one step.")
-@click.option("--max-num-batched-tokens", type=Count(), default=2048, show_default=True, help="Tokens in one step.")
-@click.option("--max-queued-requests", type=Count(), default=100_000, show_default=True, help="One more gets a 503.")
-@click.option("--block-size", type=Count(), default=16, show_default=True, help="Tokens in one KV block.")
-@click.option("--kv-cache-memory-bytes", type=Count(), help="Default: planned from what the device has.")
+@click.option("--max-model-len", type=count, help="Tokens of prompt and answer; default: the model's own.")
+@click.option("--max-num-seqs", type=count, default=256, show_default=True, help="Chat requests in one step.")
+@click.option("--max-num-batched-tokens", type=count, default=2048, show_default=True, help="Tokens in one step.")
+@click.option("--max-queued-requests", type=count, default=100_000, show_default=True, help="One more gets a 503.")
+@click.option("--block-size", type=count, default=16, show_default=True, help="Tokens in one KV block.")
+@click.option("--kv-cache-memory-bytes", type=count, help="Default: planned from what the device has.")
 @click.option("--gpu-memory-utilization", type=float, default=0.9, show_default=True, help="Share of the device.")
 @click.option("--enable-prefix-caching/--no-enable-prefix-caching", default=True, show_default=True)
 @click.option("--enforce-eager", is_flag=True, help="No CUDA graphs.")
-@click.option("--trust-remote-code", is_flag=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of requests that bring none.")
-@click.option("--chat-template", type=TemplateText(), help="Replaces the chat model's own.")
-@click.option("--default-chat-template-kwargs", type=JsonObject(), help="For every chat request.")
+@click.option("--chat-template", type=read_template, help="Replaces the chat model's own.")
+@click.option("--default-chat-template-kwargs", type=json_object, help="For every chat request.")
 @click.option("--generation-config", type=click.Choice(["auto", "vllm"]), default="auto", show_default=True)
 @click.option("--embedding-token-ids", type=click.Choice(["reject", "model", "cl100k"]), default="reject")
-@click.option("--max-body-bytes", type=Count(), default=64 * 1024 * 1024, show_default=True)
+@click.option("--max-body-bytes", type=count, default=64 * 1024 * 1024, show_default=True)
 @click.option("--allowed-origins", multiple=True, help="Browsers' origins that may call (CORS).")
 @click.option("--disable-fastapi-docs", is_flag=True, help="No /docs and /openapi.json.")
 @click.option("--root-path", default="", help="Path prefix that a proxy strips.")

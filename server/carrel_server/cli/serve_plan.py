@@ -27,7 +27,6 @@ ENGINE_OPTIONS = (
     "gpu_memory_utilization",
     "enable_prefix_caching",
     "enforce_eager",
-    "trust_remote_code",
     "seed",
 )
 

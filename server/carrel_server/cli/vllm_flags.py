@@ -83,7 +83,10 @@ NOT_YET = (
 
 ALWAYS = "is always so in carrel; the flag changes nothing"
 
+NO_REMOTE_CODE = "changes nothing: carrel runs no code out of model folders"
+
 NO_MEANING = (
+    _no_meaning("--trust-remote-code", takes_value=False, why=NO_REMOTE_CODE),
     _no_meaning("--enable-chunked-prefill", takes_value=False, why=ALWAYS),
     _no_meaning("--enable-prompt-tokens-details", takes_value=False, why=ALWAYS),
     _no_meaning("--disable-log-requests", "--no-enable-log-requests", takes_value=False, why=ALWAYS),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from carrel.outputs import CompletionOutput, RequestOutput
 from carrel.params import SamplingParams
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.body import read_body
@@ -17,6 +17,7 @@ from carrel_server.disconnect import until_disconnect
 from carrel_server.generation import final_output, started_stream
 from carrel_server.json_response import JsonResponse
 from carrel_server.logprobs import chat_logprobs
+from carrel_server.routes.endpoint import post
 from carrel_server.schemas.chat import ChatBody
 from carrel_server.service import Service, new_id, service_of
 from carrel_server.sse import EventStream
@@ -24,9 +25,7 @@ from carrel_server.stream_state import StreamState
 from carrel_server.usage import Usage
 
 if TYPE_CHECKING:
-    from carrel.host import HostedModel
-
-router = APIRouter()
+    from carrel.hosted_model import HostedModel
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,6 @@ class ChatCall:
         return chat_logprobs(self.hosted.tokenizer, state.token_ids, state.logprobs, top)
 
 
-@router.post("/v1/chat/completions")
 async def chat_completions(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, ChatBody)
     body.check()
@@ -83,8 +81,7 @@ def completion_object(call: ChatCall, output: RequestOutput) -> dict[str, Any]:
     usage = Usage()
     usage.add_prompt(output)
     usage.add_tokens(output)
-    reasons = [choice.finish_reason for choice in output.outputs]
-    call.service.metrics.finished(call.hosted.names[0], output, usage.completion_tokens, reasons)
+    call.service.metrics.finished(call.hosted.names[0], output, usage.completion_tokens, len(output.outputs))
     choices = [
         {
             "index": choice.index,
@@ -115,8 +112,7 @@ async def chunks(
             for event in choice_chunks(call, usage, states[choice.index], choice):
                 yield event
     if last is not None:
-        reasons = [state.finish_reason for state in states]
-        call.service.metrics.finished(call.hosted.names[0], last, usage.completion_tokens, reasons)
+        call.service.metrics.finished(call.hosted.names[0], last, usage.completion_tokens, len(states))
     if call.body.include_usage:
         yield {"object": "chat.completion.chunk", **call.head, "choices": [], "usage": usage.as_dict()}
 
@@ -141,3 +137,6 @@ def chunk(call: ChatCall, usage: Usage, index: int, delta: dict[str, Any], **ext
     if call.body.include_usage:
         event["usage"] = usage.as_dict() if options is not None and options.continuous_usage_stats else None
     return event
+
+
+ENDPOINTS = (post("/v1/chat/completions", chat_completions, ChatBody),)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from carrel.outputs import CompletionOutput, RequestOutput
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.body import read_body
@@ -16,6 +16,7 @@ from carrel_server.disconnect import until_disconnect
 from carrel_server.generation import final_outputs, started_stream
 from carrel_server.json_response import JsonResponse
 from carrel_server.logprobs import completion_logprobs
+from carrel_server.routes.endpoint import post
 from carrel_server.schemas.completion import DEFAULT_MAX_TOKENS, CompletionBody, Prompt
 from carrel_server.service import Service, new_id, service_of
 from carrel_server.sse import EventStream
@@ -23,9 +24,7 @@ from carrel_server.stream_state import StreamState
 from carrel_server.usage import Usage
 
 if TYPE_CHECKING:
-    from carrel.host import HostedModel
-
-router = APIRouter()
+    from carrel.hosted_model import HostedModel
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,6 @@ class CompletionCall:
         return self.hosted.tokenizer.decode(prompt, skip_special_tokens=False)
 
 
-@router.post("/v1/completions")
 async def completions(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, CompletionBody)
     body.check()
@@ -90,7 +88,7 @@ def completion_object(call: CompletionCall, outputs: list[RequestOutput]) -> dic
     for number, (prompt, output) in enumerate(zip(call.body.prompts, outputs, strict=True)):
         usage.add_prompt(output)
         usage.add_tokens(output)
-        count_finished(call, output, [choice.finish_reason for choice in output.outputs], token_count(output))
+        count_finished(call, output, token_count(output))
         prefix = call.echo(prompt)
         choices += [choice_object(call, number * call.n, prefix, choice) for choice in output.outputs]
     return {**call.head, "choices": choices, "usage": usage.as_dict()}
@@ -110,8 +108,8 @@ def token_count(output: RequestOutput) -> int:
     return sum(len(choice.token_ids) for choice in output.outputs)
 
 
-def count_finished(call: CompletionCall, output: RequestOutput, reasons: list[str | None], num_tokens: int) -> None:
-    call.service.metrics.finished(call.hosted.names[0], output, num_tokens, reasons)
+def count_finished(call: CompletionCall, output: RequestOutput, num_tokens: int) -> None:
+    call.service.metrics.finished(call.hosted.names[0], output, num_tokens, call.n)
 
 
 class CompletionStream:
@@ -132,9 +130,7 @@ class CompletionStream:
         for choice in output.outputs:
             events += self._choice(self.states[number * self.call.n + choice.index], choice)
         if output.finished:
-            states = self.states[number * self.call.n : (number + 1) * self.call.n]
-            reasons = [state.finish_reason for state in states]
-            count_finished(self.call, output, reasons, self.num_tokens[number])
+            count_finished(self.call, output, self.num_tokens[number])
         return events
 
     def _first(self, number: int, output: RequestOutput) -> list[dict[str, Any]]:
@@ -177,3 +173,6 @@ async def chunks(
             yield event
     if call.body.include_usage:
         yield {**call.head, "choices": [], "usage": stream.usage.as_dict()}
+
+
+ENDPOINTS = (post("/v1/completions", completions, CompletionBody),)

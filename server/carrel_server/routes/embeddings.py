@@ -11,33 +11,32 @@ from typing import Any
 import numpy as np
 from carrel.errors import InvalidParamsError
 from carrel.outputs import EmbeddingRequestOutput
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.body import read_body
 from carrel_server.disconnect import until_disconnect
 from carrel_server.errors import HttpError
 from carrel_server.json_response import JsonResponse, dumps
+from carrel_server.routes.endpoint import post
 from carrel_server.schemas.embedding import EmbeddingBody
 from carrel_server.service import Service, new_id, service_of
-
-router = APIRouter()
 
 FLOATS_IN_LOOP = 65_536  # more numbers than this are written in a thread, or the event loop would stand still
 
 
-@router.post("/v1/embeddings")
 async def embeddings(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, EmbeddingBody)
     hosted = service.model(body.model, "embedding")
-    check_inputs(body.inputs, service)
+    inputs: Any = body.inputs  # texts and token ids may be mixed, which OpenAI allows
+    check_inputs(inputs, service)
     start = time.monotonic()
-    work = service.llm.embed(body.inputs, body.pooling_params(), model=hosted.key)
+    work = service.llm.embed(inputs, body.pooling_params(), model=hosted.key)
     outputs = await until_disconnect(request.receive, work)
     check_finite(outputs)
     num_tokens = sum(len(output.prompt_token_ids) for output in outputs)
     service.metrics.pooled(hosted.names[0], "embedding", len(outputs), num_tokens, time.monotonic() - start)
-    answer = {
+    answer: dict[str, Any] = {
         "object": "list",
         "data": [],
         "model": body.model or hosted.names[0],
@@ -93,6 +92,9 @@ def _write(answer: dict[str, Any], outputs: Sequence[EmbeddingRequestOutput], en
 
 def _row(index: int, output: EmbeddingRequestOutput, encoding: str) -> dict[str, Any]:
     vector = np.ascontiguousarray(output.outputs.embedding, dtype="<f4")
-    value = base64.b64encode(vector).decode() if encoding == "base64" else vector
+    value = base64.b64encode(vector.data).decode() if encoding == "base64" else vector
     row = {"index": index, "object": "embedding", "embedding": value}
     return {**row, "truncated": True} if output.truncated else row
+
+
+ENDPOINTS = (post("/v1/embeddings", embeddings, EmbeddingBody),)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from carrel._version import __version__
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.errors import HttpError
 from carrel_server.json_response import JsonResponse
 from carrel_server.metrics import CONTENT_TYPE
+from carrel_server.routes.endpoint import get
 from carrel_server.service import service_of
 
-router = APIRouter()
 
-
-@router.get("/health/live")
 async def live() -> Response:
     """The process answers."""
     return Response()
 
 
-@router.get("/health")
-@router.get("/health/ready")
 async def ready(request: Request) -> Response:
     """The engine takes requests; 503 when it has died or is closing."""
     service = service_of(request)
@@ -30,11 +26,18 @@ async def ready(request: Request) -> Response:
     return Response()
 
 
-@router.get("/version")
 async def version() -> Response:
     return JsonResponse({"version": __version__})
 
 
-@router.get("/metrics")
 async def metrics(request: Request) -> Response:
     return Response(service_of(request).metrics.render(), media_type=CONTENT_TYPE)
+
+
+ENDPOINTS = (
+    get("/health/live", live),
+    get("/health", ready),
+    get("/health/ready", ready),
+    get("/version", version),
+    get("/metrics", metrics),
+)

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.json_response import JsonResponse
+from carrel_server.routes.endpoint import get
 from carrel_server.service import Service, service_of
 
 if TYPE_CHECKING:
-    from carrel.host import HostedModel
-
-router = APIRouter()
+    from carrel.hosted_model import HostedModel
 
 
-@router.get("/v1/models")
 async def list_models(request: Request) -> Response:
     service = service_of(request)
     cards = [card(service, name, hosted) for hosted in service.host.models.values() for name in hosted.names]
     return JsonResponse({"object": "list", "data": cards})
 
 
-@router.get("/v1/models/{name:path}")
 async def show_model(request: Request, name: str) -> Response:
     service = service_of(request)
     return JsonResponse(card(service, name, service.any_model(name)))
@@ -46,3 +43,9 @@ def card(service: Service, name: str, hosted: HostedModel) -> dict[str, Any]:
     if hosted.task == "rerank":
         facts |= {"reranker_kind": hosted.reranker_kind, "score_range": [0.0, 1.0]}
     return facts
+
+
+ENDPOINTS = (
+    get("/v1/models", list_models),
+    get("/v1/models/{name:path}", show_model),
+)

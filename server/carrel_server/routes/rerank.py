@@ -6,23 +6,17 @@ import time
 from typing import Any
 
 from carrel.outputs import RerankOutput
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.body import read_body
 from carrel_server.disconnect import until_disconnect
 from carrel_server.json_response import JsonResponse
+from carrel_server.routes.endpoint import post
 from carrel_server.schemas.rerank import RerankBody, ScoreBody
 from carrel_server.service import new_id, service_of
 
-router = APIRouter()
 
-
-@router.post("/rerank")
-@router.post("/v1/rerank")
-@router.post("/v2/rerank")
-@router.post("/reranking")
-@router.post("/v1/reranking")
 async def rerank(request: Request) -> Response:
     """Documents by descending relevance, 0..1. ``texts`` in the body answers with TEI's bare list."""
     service, body = service_of(request), await read_body(request, RerankBody)
@@ -71,8 +65,6 @@ def tei_list(output: RerankOutput, body: RerankBody) -> list[dict[str, Any]]:
     return rows
 
 
-@router.post("/score")
-@router.post("/v1/score")
 async def score(request: Request) -> Response:
     """One score, 0..1, for each pair of texts."""
     service, body = service_of(request), await read_body(request, ScoreBody)
@@ -96,3 +88,14 @@ async def score(request: Request) -> Response:
             "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
         }
     )
+
+
+ENDPOINTS = (
+    post("/rerank", rerank, RerankBody),
+    post("/v1/rerank", rerank, RerankBody),
+    post("/v2/rerank", rerank, RerankBody),
+    post("/reranking", rerank, RerankBody),
+    post("/v1/reranking", rerank, RerankBody),
+    post("/score", score, ScoreBody),
+    post("/v1/score", score, ScoreBody),
+)

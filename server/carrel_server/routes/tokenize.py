@@ -6,22 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from carrel.errors import ChatTemplateError, InvalidParamsError
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.body import read_body
 from carrel_server.json_response import JsonResponse
+from carrel_server.routes.endpoint import post
 from carrel_server.schemas.chat import checked_template_kwargs
 from carrel_server.schemas.tokenize import DetokenizeBody, TokenizeBody
 from carrel_server.service import Service, service_of
 
 if TYPE_CHECKING:
-    from carrel.host import HostedModel
-
-router = APIRouter()
+    from carrel.hosted_model import HostedModel
 
 
-@router.post("/tokenize")
 async def tokenize(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, TokenizeBody)
     body.check()
@@ -33,7 +31,6 @@ async def tokenize(request: Request) -> Response:
     return JsonResponse(answer)
 
 
-@router.post("/detokenize")
 async def detokenize(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, DetokenizeBody)
     tokenizer = service.any_model(body.model).tokenizer
@@ -58,3 +55,9 @@ def _encode(service: Service, hosted: HostedModel, body: TokenizeBody) -> list[i
         **checked_template_kwargs({**service.settings.chat_template_kwargs, **body.chat_template_kwargs}),
     )
     return hosted.tokenizer.encode(text, add_special_tokens=special is True)
+
+
+ENDPOINTS = (
+    post("/tokenize", tokenize, TokenizeBody),
+    post("/detokenize", detokenize, DetokenizeBody),
+)

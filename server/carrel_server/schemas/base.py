@@ -51,3 +51,15 @@ class Body(BaseModel):
 def _in(value: Any, values: tuple[Any, ...]) -> bool:
     """Membership that does not take 0 for False."""
     return any(type(value) is type(other) and value == other for other in values)
+
+
+def as_list(value: str | list[int] | list[str] | list[list[int]]) -> list[str | list[int]]:
+    """One entry an input, in whichever of OpenAI's four shapes they came.
+
+    >>> as_list("a"), as_list([1, 2]), as_list([[1], [2]])
+    (['a'], [[1, 2]], [[1], [2]])
+    """
+    if isinstance(value, str):
+        return [value]
+    ids = [item for item in value if isinstance(item, int)]
+    return [ids] if ids else [item for item in value if not isinstance(item, int)]

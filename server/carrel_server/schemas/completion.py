@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from carrel.errors import InvalidParamsError
 from pydantic import StrictInt
 
+from carrel_server.schemas.base import as_list
 from carrel_server.schemas.sampling import SamplingBody
 
 Prompt = str | list[int]
@@ -39,8 +40,4 @@ class CompletionBody(SamplingBody):
     @property
     def prompts(self) -> list[Prompt]:
         """One entry a prompt, however many were sent and in whichever of the four shapes."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [[token for token in self.prompt if isinstance(token, int)]]
-        return [prompt for prompt in self.prompt if not isinstance(prompt, int)]
+        return as_list(self.prompt)

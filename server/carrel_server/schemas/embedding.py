@@ -7,7 +7,7 @@ from typing import Literal
 from carrel.params import PoolingParams
 from pydantic import StrictInt
 
-from carrel_server.schemas.base import Body
+from carrel_server.schemas.base import Body, as_list
 
 
 class EmbeddingBody(Body):
@@ -21,12 +21,9 @@ class EmbeddingBody(Body):
     truncate: bool | Literal["NONE", "END"] | None = None
 
     @property
-    def inputs(self) -> list[str] | list[list[int]]:
-        if isinstance(self.input, str):
-            return [self.input]
-        if self.input and isinstance(self.input[0], int):
-            return [[token for token in self.input if isinstance(token, int)]]
-        return self.input  # type: ignore[return-value]  # pydantic's union leaves the two lists of lists
+    def inputs(self) -> list[str | list[int]]:
+        """One entry an input, however many were sent and in whichever of the four shapes."""
+        return as_list(self.input)
 
     def pooling_params(self) -> PoolingParams:
         cut = self.truncate_prompt_tokens

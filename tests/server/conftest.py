@@ -1,0 +1,51 @@
+"""One real engine with three tiny models, behind one real server on a loopback socket, for all tests of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from carrel.async_llm import AsyncLLM
+from carrel.config import EngineConfig, ModelSpec
+from carrel.host import EngineHost
+from carrel_server import ServerSettings, create_app
+from server_threads import running
+
+
+@pytest.fixture(scope="session")
+def specs(tiny_models: Callable[[str], Path]) -> list[ModelSpec]:
+    return [
+        ModelSpec(name=str(tiny_models("qwen2")), served_model_name=("tiny-chat", "alias/chat")),
+        ModelSpec(name=str(tiny_models("bert-mean")), served_model_name=("tiny-embed",)),
+        ModelSpec(name=str(tiny_models("bert-reranker")), served_model_name=("tiny-rerank",)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def host(specs: list[ModelSpec]) -> Iterator[EngineHost]:
+    config = EngineConfig(device="cpu", kv_cache_memory_bytes=16 * 1024 * 1024, max_num_batched_tokens=512)
+    with EngineHost(specs, config) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def url(host: EngineHost) -> Iterator[str]:
+    """A server without a key."""
+    with running(create_app(AsyncLLM(host=host))) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def client(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=60) as http:
+        yield http
+
+
+@pytest.fixture(scope="session")
+def key_url(host: EngineHost) -> Iterator[str]:
+    """A server that asks for one of two keys."""
+    settings = ServerSettings(api_keys=("first-key", "schlüssel"), embedding_token_ids="model")
+    with running(create_app(AsyncLLM(host=host), settings)) as address:
+        yield address

@@ -1,0 +1,119 @@
+"""``/v1/embeddings``: floats, base64, the policy on token ids, order, and refusals."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+TEXTS = ["图书馆很安静。", "The river runs below the hill.", "检索和重排"]
+
+
+def embed(client: httpx.Client, **fields: Any) -> dict[str, Any]:
+    answer = client.post("/v1/embeddings", json=fields)
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def vectors(answer: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.array([row["embedding"] for row in answer["data"]], dtype=np.float32)
+
+
+def test_the_answers_shape(client: httpx.Client) -> None:
+    answer = embed(client, input=TEXTS, model="tiny-embed")
+    assert answer["object"] == "list" and answer["model"] == "tiny-embed"
+    assert [row["index"] for row in answer["data"]] == [0, 1, 2]
+    assert {row["object"] for row in answer["data"]} == {"embedding"}
+    assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 0
+    assert np.allclose(np.linalg.norm(vectors(answer), axis=1), 1.0, atol=1e-5)
+
+
+def test_one_text_alone_has_the_same_vector(client: httpx.Client) -> None:
+    together = vectors(embed(client, input=TEXTS))
+    for index, text in enumerate(TEXTS):
+        assert np.allclose(vectors(embed(client, input=text))[0], together[index], atol=1e-5)
+
+
+def test_base64_is_little_endian_float32(client: httpx.Client) -> None:
+    floats = vectors(embed(client, input=TEXTS))
+    answer = embed(client, input=TEXTS, encoding_format="base64")
+    decoded = [np.frombuffer(base64.b64decode(row["embedding"]), dtype="<f4") for row in answer["data"]]
+    assert np.array_equal(np.stack(decoded), floats)
+
+
+def test_a_long_list_keeps_its_order(client: httpx.Client) -> None:
+    texts = [f"第{i}号文件 {'x' * (i % 17)}" for i in range(300)]
+    answer = embed(client, input=texts)
+    assert [row["index"] for row in answer["data"]] == list(range(300))
+    some = vectors(embed(client, input=[texts[7], texts[299]]))
+    assert np.allclose(vectors(answer)[[7, 299]], some, atol=1e-5)
+
+
+def test_a_big_answer_is_written_in_a_thread(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from carrel_server.routes import embeddings
+
+    small = embed(client, input=TEXTS)
+    monkeypatch.setattr(embeddings, "FLOATS_IN_LOOP", 1)
+    big = embed(client, input=TEXTS)
+    assert big["data"] == small["data"] and big["usage"] == small["usage"]
+
+
+def test_dimensions(client: httpx.Client) -> None:
+    size = vectors(embed(client, input="a")).shape[1]
+    same = embed(client, input="a", dimensions=size)
+    assert vectors(same).shape[1] == size
+    answer = client.post("/v1/embeddings", json={"input": "a", "dimensions": size + 1})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "dimensions"
+
+
+def test_input_types_are_accepted(client: httpx.Client) -> None:
+    for name in ("query", "document", "search_query", "search_document", "passage"):
+        embed(client, input="a", input_type=name)
+
+
+def test_token_ids_are_refused_with_advice(client: httpx.Client) -> None:
+    answer = client.post("/v1/embeddings", json={"input": [[1, 2, 3]]})
+    assert answer.status_code == 400
+    assert "check_embedding_ctx_length=False" in answer.json()["error"]["message"]
+
+
+def test_token_ids_of_the_model_where_that_is_the_policy(key_url: str, client: httpx.Client) -> None:
+    ids = client.post("/tokenize", json={"prompt": TEXTS[1], "model": "tiny-embed"}).json()["tokens"]
+    headers = {"Authorization": "Bearer first-key"}
+    answer = httpx.post(key_url + "/v1/embeddings", json={"input": ids}, headers=headers).json()
+    assert np.allclose(vectors(answer)[0], vectors(embed(client, input=TEXTS[1]))[0], atol=1e-5)
+
+
+def test_too_long_is_an_error_unless_it_may_be_cut(client: httpx.Client) -> None:
+    text = "很长 " * 3000
+    answer = client.post("/v1/embeddings", json={"input": text})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    for fields in ({"truncate": True}, {"truncate": "END"}, {"truncate_prompt_tokens": -1}):
+        assert embed(client, input=text, **fields)["data"][0]["truncated"] is True
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"input": ""}, "input[0] is empty"),
+        ({"input": ["a", "  "]}, "input[1] is empty"),
+        ({"input": []}, "at least one"),
+        ({"input": ["a", 1]}, "input"),
+        ({"input": {"a": "b"}}, "input"),
+        ({}, "input"),
+        ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
+        ({"input": "a", "input_type": "poem"}, "input_type"),
+        ({"input": "a", "dimensions": 0}, "dimensions"),
+        ({"input": "a", "model": "tiny-chat"}, "tiny-chat"),
+    ],
+)
+def test_bad_fields(client: httpx.Client, fields: dict[str, Any], word: str) -> None:
+    answer = client.post("/v1/embeddings", json=fields)
+    assert answer.status_code == 400, answer.text
+    assert word in answer.json()["error"]["message"]

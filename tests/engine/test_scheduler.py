@@ -348,8 +348,8 @@ def test_the_error_of_one_request_is_its_own():
 
     def fault(batch):
         results = CheckingExecutor.execute(engine.executor, batch)
-        results[[item.request.request_id for item in batch.requests].index("b")] = RequestResult(error=error)
-        return results
+        names = [item.request.request_id for item in batch.requests]
+        return [RequestResult(error=error) if name == "b" else results[index] for index, name in enumerate(names)]
 
     engine = Engine(executor=FaultyExecutor(4, fault))
     engine.run(*[chat_request(name, [ord(name)]) for name in "abc"])

@@ -115,8 +115,10 @@ class AsyncRunner:
         """What the job has to show, as it comes. Leaving the loop, or a cancellation, aborts the job."""
         waiter = self._mailbox().submit([job])
         try:
-            while not job.finished:
+            finished = False
+            while not finished:
                 await waiter.wait()
+                finished = job.finished  # before taking: more may come in while the reader holds this output
                 result = job.take()
                 if result is not None:
                     yield result

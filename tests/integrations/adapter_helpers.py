@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
 if TYPE_CHECKING:
     from carrel import LLM
 
-API_KEY = "loopback-key"
+API_KEY = SecretStr("loopback-key")
 
 
 def in_flight(llm: LLM) -> int:

@@ -34,7 +34,7 @@ def llm(model_folders: dict[str, str]) -> Iterator[LLM]:
 @pytest.fixture(scope="session")
 def server_url(llm: LLM) -> Iterator[str]:
     """A carrel server on loopback, over the engine of ``llm``."""
-    app = create_app(AsyncLLM(host=llm.host), ServerSettings(api_keys=(API_KEY,)))
+    app = create_app(AsyncLLM(host=llm.host), ServerSettings(api_keys=(API_KEY.get_secret_value(),)))
     config = uvicorn.Config(app, http=IgnoreUpgradeProtocol, ws="none", lifespan="off", log_level="warning")
     server = uvicorn.Server(config)
     with bind("127.0.0.1", 0) as listener:

@@ -33,7 +33,7 @@ def test_langchain_conversation() -> None:
         HumanMessage([{"type": "text", "text": "你"}, "好"], name="小王"),
         AIMessage("", tool_calls=[call]),
         ToolMessage("5", tool_call_id="c1"),
-        ChatMessage("…", role="observer"),
+        ChatMessage(content="…", role="observer"),
     ]
     function = {"name": "add", "arguments": '{"城市": "北京"}'}
     assert langchain.to_dicts(messages) == [
@@ -120,6 +120,7 @@ async def test_llama_index_streams_cumulative_text_and_deltas() -> None:
 def test_llama_index_counts_stand_on_the_last_response_alone() -> None:
     responses = list(llama.to_chat_stream(pieces()))
     assert [bool(response.raw) for response in responses] == [False, False, True]
+    assert responses[-1].raw is not None
     assert responses[-1].raw["usage"]["prompt_tokens_details"] == {"cached_tokens": 8}
     assert responses[-1].additional_kwargs == {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
     assert llama.to_chat_response(REPLY).delta is None

@@ -13,7 +13,11 @@ from langchain_core.messages import AIMessage
 from langchain_tests.integration_tests import ChatModelIntegrationTests, EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 
-SAMPLING = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}  # a random model may end before it says a word
+SAMPLING: dict[str, Any] = {
+    "temperature": 0,
+    "max_tokens": 12,
+    "ignore_eos": True,
+}  # a random model may end before it says a word
 LONG = "山上的房子旁边有一条河,河水从山下流过。" * 8
 
 
@@ -37,7 +41,7 @@ class ChatAbilities:
         return True
 
     @property
-    def supported_usage_metadata_details(self) -> dict[str, list[str]]:
+    def supported_usage_metadata_details(self) -> dict[Any, list[Any]]:
         return {"invoke": ["cache_read_input"], "stream": ["cache_read_input"]}
 
     def invoke_with_cache_read_input(self, *, stream: bool = False) -> AIMessage:

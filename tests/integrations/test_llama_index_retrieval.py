@@ -37,8 +37,7 @@ async def test_vectors_are_the_engines(way_in: dict[str, Any], llm: LLM) -> None
 
 
 def test_model_name_is_taken_for_model() -> None:
-    for fields in ({"model_name": "a"}, {"model": "a"}):
-        embedding = CarrelEmbedding(**fields)
+    for embedding in (CarrelEmbedding(model_name="a"), CarrelEmbedding(model="a")):
         assert (embedding.model, embedding.model_name) == ("a", "a")
         assert CarrelEmbedding.from_dict(embedding.to_dict()).model == "a"
 
@@ -81,6 +80,6 @@ async def test_a_whole_query_runs(way_in: dict[str, Any]) -> None:
         answer = index.as_query_engine(**options).query(QUERY)
         assert str(answer)
         assert len(answer.source_nodes) == 2
-        streamed = index.as_query_engine(streaming=True, **options).query(QUERY)
-        assert "".join(streamed.response_gen) == str(answer)  # type: ignore[union-attr]
+        streamed: Any = index.as_query_engine(streaming=True, **options).query(QUERY)
+        assert "".join(streamed.response_gen) == str(answer)
         assert str(await index.as_query_engine(use_async=True, **options).aquery(QUERY)) == str(answer)

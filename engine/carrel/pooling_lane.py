@@ -31,7 +31,6 @@ class PoolingLane:
         """
         head = self.waiting.peek()
         if head is None:
-            self._credit = 0  # credit is not hoarded
             return []
         limit = max(self.max_tokens_beside_chat, head.num_prompt_tokens)
         self._credit = min(self._credit + self.max_tokens_beside_chat, limit)

@@ -204,6 +204,8 @@ def test_close_aborts_what_is_open_and_refuses_what_comes(make_loop):
     engine = Engine(max_num_seqs=1, max_model_len=100_000, num_blocks=20_000)
     loop, mailbox = make_loop(engine), ListMailbox()
     loop.submit([chat_request(name, [1], max_tokens=50_000) for name in "abc"], mailbox)
+    while not mailbox.deliveries:
+        time.sleep(0.001)
     loop.close()
     loop.close()
     assert [end.finish_reason for end in mailbox.wait(*"abc")] == ["abort"] * 3
@@ -213,6 +215,28 @@ def test_close_aborts_what_is_open_and_refuses_what_comes(make_loop):
     with pytest.raises(EngineClosedError):
         loop.submit([chat_request("d", [1])], mailbox)
     loop.abort(["a"])
+
+
+def test_what_was_submitted_just_before_close_is_answered(make_loop):
+    gate = Gate()
+    loop, mailbox = make_loop(Engine(executor=FaultyExecutor(4, gate))), ListMailbox()
+    loop.submit([chat_request("a", [1])], mailbox)
+    assert gate.entered.wait(5)
+    loop.submit([chat_request("b", [1])], mailbox)
+    closer = threading.Thread(target=loop.close)
+    closer.start()
+    gate.opened.set()
+    closer.join()
+    assert [end.metrics is not None for end in mailbox.wait("a", "b")] == [True, True]
+
+
+def test_close_answers_even_a_request_that_the_core_forgot(make_loop, monkeypatch):
+    engine = Engine(max_model_len=100_000, num_blocks=20_000)
+    monkeypatch.setattr(engine.scheduler, "abort", lambda request_ids: [])
+    loop, mailbox = make_loop(engine), ListMailbox()
+    loop.submit([chat_request("a", [1], max_tokens=50_000)], mailbox)
+    loop.close()
+    assert mailbox.wait("a")[0].finish_reason == "abort"
 
 
 def test_close_does_not_wait_for_ever_for_the_device(make_loop):

@@ -113,6 +113,7 @@ class Run:
         assert {batch.model for batch in step.batches} >= {item.request.model for item in items}
         preempted = {request.request_id for request in step.preempted}
         assert decoding - preempted <= set(names), "every chat that can decode does"
+        assert not preempted & set(names), "who gave way does not come back in the same step"
         self.check_budget(items, decoding)
         self.check_sharing(items, decoding)
         results = [executor.execute(batch) for batch in step.batches]

@@ -17,6 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from carrel.chat_messages import Message, argument_spellings, continued, normalize
 from carrel.errors import ChatTemplateError, RequestError
 
+# What a template can raise beside TypeError: its own refusals, and mistakes in its expressions.
+TEMPLATE_FAILURES = (jinja2.TemplateError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
 CONTINUE_HERE = "\ue000carrel-continues-here\ue000"  # private use: in no text and no template
 
 
@@ -81,7 +83,7 @@ class ChatTemplate:
                 return self._template.render(messages=spelling, **self._special_tokens, **options)
             except TypeError as refused:
                 error = error or refused
-            except jinja2.TemplateError as refused:
+            except TEMPLATE_FAILURES as refused:
                 raise ChatTemplateError(
                     f"The chat template refused the messages: {refused}", param="messages"
                 ) from None

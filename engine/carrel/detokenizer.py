@@ -42,9 +42,11 @@ def make_detokenizer(
 ) -> Detokenizer:
     """A detokenizer that goes on where the prompt ends.
 
-    >>> detokenizer = make_detokenizer(tokenizer)                             # doctest: +SKIP
-    >>> [detokenizer.push([token_id]) for token_id in tokenizer.encode("你")]   # doctest: +SKIP
-    ['', '', '你']
+    >>> from carrel.hub import resolve
+    >>> tokenizer = Tokenizer.from_folder(resolve("starter/reader"))
+    >>> detokenizer = make_detokenizer(tokenizer)
+    >>> [detokenizer.push([token_id]) for token_id in tokenizer.encode("驴")]
+    ['', '', '驴']
     """
     tail = prompt_token_ids[-PROMPT_TAIL:]
     if tokenizer.is_byte_level:

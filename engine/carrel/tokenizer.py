@@ -22,8 +22,9 @@ CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 class Tokenizer:
     """The tokenizer of one model folder.
 
-    >>> tokenizer = Tokenizer.from_folder(folder)             # doctest: +SKIP
-    >>> tokenizer.decode(tokenizer.encode("你好, world"))      # doctest: +SKIP
+    >>> from carrel.hub import resolve
+    >>> tokenizer = Tokenizer.from_folder(resolve("starter/reader"))
+    >>> tokenizer.decode(tokenizer.encode("你好, world"))
     '你好, world'
     """
 

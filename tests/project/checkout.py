@@ -25,7 +25,7 @@ def text_files() -> list[Path]:
     tops = [path for path in ROOT.iterdir() if path.is_file()]
     inner = [path for folder in (*CODE_FOLDERS, "docs", "notebooks", ".ci") for path in (ROOT / folder).rglob("*")]
     found = [path for path in tops + inner if path.is_file() and path.suffix in TEXT_SUFFIXES]
-    return sorted(path for path in found if "__pycache__" not in path.parts and "documents" not in path.parts)
+    return sorted(path for path in found if not {"__pycache__", "documents", "data"} & set(path.parts))
 
 
 def module_name(path: Path) -> str:

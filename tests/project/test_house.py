@@ -20,8 +20,16 @@ PROCESS_WIDE = re.compile(
     r"\btorch\.(?:set_default_\w+|manual_seed|set_num_threads|set_num_interop_threads|set_flush_denormal"
     r"|use_deterministic_algorithms|set_float32_matmul_precision)\("
     r"|\b(?:random|np\.random|numpy\.random)\.seed\("
-    r"|\batexit\b|\bsignal\.signal\("
+    r"|\batexit\.register|\bimport atexit|\bsignal\.signal\("
 )
+BORDERS = {
+    "engine/carrel/core.py",  # a batch fails, the engine goes on
+    "engine/carrel/loop.py",  # whatever it was, everybody gets an answer
+    "engine/carrel/tokenizer_files.py",  # tokenizers raises plain Exception on a broken file
+    "server/carrel_server/errors.py",  # the HTTP edge
+    "server/carrel_server/sse.py",  # the HTTP edge, after the status is sent
+    "rag/carrel_rag/ingest.py",  # one broken file fails alone
+}
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|opt|mnt|usr/local)/\w")
 
 
@@ -106,13 +114,14 @@ def test_no_unfinished_marks() -> None:
     assert found == []
 
 
+def broad_handlers(path: Path) -> Iterator[ast.ExceptHandler]:
+    """``except Exception`` and broader, but for those that clean up and raise on."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ExceptHandler):
+            broad = node.type is None or (isinstance(node.type, ast.Name) and node.type.id.endswith("Exception"))
+            if broad and not (isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None):
+                yield node
+
+
 def test_broad_except_stands_only_at_the_borders() -> None:
-    """The engine's loop, the HTTP edge, ingest's per-file border, the command line: each says why in a comment."""
-    broad = re.compile(r"except (?:Base)?Exception\b.*:(?P<comment>.*)$", re.MULTILINE)
-    unexplained = [
-        name_of(path)
-        for path in package_files()
-        for match in broad.finditer(path.read_text(encoding="utf-8"))
-        if "#" not in match["comment"]
-    ]
-    assert unexplained == []
+    assert {name_of(path) for path in package_files() if any(broad_handlers(path))} <= BORDERS

@@ -67,9 +67,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text(encoding="utf-8"))
+        found = re.search(r"ready at (http://\S+)", log.read_text(encoding="utf-8"))
         if found:
-            return found[0]
+            return found[1]
         time.sleep(0.1)
     raise AssertionError(f"the server did not say its address:\n{log.read_text(encoding='utf-8')}")
 

@@ -81,6 +81,18 @@ def test_other_rotary_scalings_are_refused_by_name(read, name):
         read(QWEN2 | {"rope_scaling": {"rope_type": name, "factor": 2.0}})
 
 
+def test_rotary_options_by_layer_type_are_refused(read):
+    with pytest.raises(UnsupportedModelError, match="differ from layer to layer"):
+        read(QWEN2 | {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}})
+
+
+def test_the_tokenizers_limit_counts_where_there_is_no_other(read):
+    files = {"tokenizer_config.json": {"model_max_length": 48}}
+    assert read(BERT, files=files, folder="bge-a").max_model_len == 48
+    files = {"tokenizer_config.json": {"model_max_length": 1e30}}
+    assert read(BERT, files=files, folder="bge-b").max_model_len == 64
+
+
 def test_partial_rotation_is_refused(read):
     with pytest.raises(UnsupportedModelError, match="partial_rotary_factor"):
         read(QWEN2 | {"partial_rotary_factor": 0.5})

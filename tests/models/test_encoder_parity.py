@@ -102,6 +102,20 @@ def test_batched_is_alone(tiny_models, name):
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
+def test_one_batch_may_hold_different_wishes(tiny_models):
+    runner = open_runner(tiny_models("bert-mean"))
+    wishes = [{}, {"dimensions": 8}, {"normalize": False}, {"dimensions": 8, "normalize": False}, {}]
+    items = [pooling_item([2, 50 + index, 60, 3], None, **wish) for index, wish in enumerate(wishes)]
+    for item, result in zip(items, runner.execute(items), strict=True):
+        np.testing.assert_allclose(result.pooled, runner.execute([item])[0].pooled, atol=1e-6)
+
+
+def test_segments_of_a_pair_do_not_matter_to_roberta(tiny_models):
+    runner = open_runner(tiny_models("roberta-reranker"))
+    plain, segmented = runner.execute([pooling_item([0, 9, 2, 2, 8, 2], types) for types in (None, [0, 0, 0, 1, 1, 1])])
+    np.testing.assert_allclose(plain.pooled, segmented.pooled, atol=1e-6)
+
+
 def test_dimensions_cut_first_and_normalise_after(tiny_models):
     runner = open_runner(tiny_models("bert-mean"))
     whole, cut, raw = (

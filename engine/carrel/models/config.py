@@ -21,11 +21,7 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One model, as its files describe it.
-
-    >>> ModelConfig.from_folder(folder).architecture  # doctest: +SKIP
-    'Qwen2ForCausalLM'
-    """
+    """One model, as its files describe it; made by :meth:`from_folder`."""
 
     folder: Path
     architecture: str  # the first of "architectures" in config.json
@@ -67,6 +63,10 @@ class ModelConfig:
     @classmethod
     def from_folder(cls, folder: Path | str) -> ModelConfig:
         """Read ``folder/config.json`` and what stands beside it.
+
+        >>> ModelConfig.from_folder("no/such/folder")
+        Traceback (most recent call last):
+        carrel.errors.ModelNotFoundError: There is no folder no/such/folder; give the path of a model folder.
 
         Raises:
             ModelNotFoundError: there is no such folder or no config.json in it.

@@ -67,6 +67,8 @@ def read_rope(raw: dict[str, Any]) -> RopeConfig:
         UnsupportedModelError: a scaling type or a partial rotation that carrel does not have.
     """
     scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if any(isinstance(value, dict) for value in scaling.values()):
+        raise UnsupportedModelError("Rotary options that differ from layer to layer are not supported.")
     name = str(scaling.get("rope_type", scaling.get("type", "default")))
     if name not in ROPE_TYPES:
         raise UnsupportedModelError(

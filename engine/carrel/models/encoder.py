@@ -48,7 +48,10 @@ class EncoderEmbeddings(nn.Module):
         self.norm = LayerNorm(config.hidden_size, config.norm_eps)
 
     def forward(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor) -> Tensor:
-        total = self.word(input_ids) + self.token_type(token_type_ids)
+        if self.token_type.weight.shape[0] == 1:  # RoBERTa has one segment, whatever the tokenizer says
+            total = self.word(input_ids) + self.token_type.weight
+        else:
+            total = self.word(input_ids) + self.token_type(token_type_ids)
         out: Tensor = self.norm(total + self.position(positions + self.offset))
         return out
 

@@ -141,7 +141,10 @@ def _dense(folder: Path) -> DenseConfig:
 
 
 def _max_seq_length(folder: Path) -> int | None:
+    """Of sentence-transformers' file, else of the tokenizer's, which may hold a huge number for "no limit"."""
     limit = _load_object(folder / "sentence_bert_config.json").get("max_seq_length")
+    if limit is None:
+        limit = _load_object(folder / "tokenizer_config.json").get("model_max_length")
     return None if limit is None else int(limit)
 
 

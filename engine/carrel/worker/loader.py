@@ -20,10 +20,10 @@ def load_runner(folder: Path, config: ModelConfig, *, device: str, dtype: str, b
     """Read the weights in ``folder`` and make the runner for the task of ``config``.
 
     ``device`` is "cpu" or "cuda…" (never "auto"), ``dtype`` "auto" or a dtype by name, ``block_size`` tokens in one KV
-    block. A chat runner still needs ``allocate_kv_cache``.
+    block. A chat runner still needs ``allocate_kv_cache``::
 
-    >>> config = ModelConfig.from_folder(folder)  # doctest: +SKIP
-    >>> load_runner(folder, config, device="cpu", dtype="auto", block_size=16)  # doctest: +SKIP
+        config = ModelConfig.from_folder(folder)
+        runner = load_runner(folder, config, device="cpu", dtype="auto", block_size=16)
 
     Raises:
         WeightsError: the weights are missing, damaged, pickled, or do not fit config.json.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from carrel.errors import StepError
 from carrel.layers.attention import LayerCache
@@ -37,7 +37,8 @@ class ModelRunner(ABC):
 
     @property
     def weights_bytes(self) -> int:
-        return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
+        weights = [weight for module in self._modules() for weight in module.parameters()]
+        return sum(weight.numel() * weight.element_size() for weight in weights)
 
     @property
     def kv_bytes_per_block(self) -> int:
@@ -54,7 +55,12 @@ class ModelRunner(ABC):
     def close(self) -> None:
         """Give weights and cache back. Idempotent; the runner is of no use afterwards."""
         self.caches = []
-        self.model.to_empty(device=torch.device("meta"))
+        for module in self._modules():
+            module.to_empty(device=torch.device("meta"))
+
+    def _modules(self) -> list[nn.Module]:
+        """Everything that holds weights."""
+        return [self.model]
 
     @abstractmethod
     def _build(self, requests: list[ScheduledRequest]) -> ForwardBatch: ...
@@ -148,6 +154,9 @@ class EmbeddingRunner(PoolingRunner):
         assert config.pooling is not None, "an embedder says how it pools"
         self.pooler = Pooler(config.pooling, config.hidden_size, device)
 
+    def _modules(self) -> list[nn.Module]:
+        return [self.model, *(linear for linear, _ in self.pooler.dense)]
+
     def _run(self, batch: ForwardBatch) -> list[RequestResult]:
         params = [item.request.pooling_params or PoolingParams() for item in batch.requests]
         return self.pooler.pool(self._hidden(batch), batch.cu_seqlens_q, params)
@@ -168,6 +177,9 @@ class RerankRunner(PoolingRunner):
     ) -> None:
         super().__init__(config, model, device=device, dtype=dtype, block_size=block_size)
         self.head = head
+
+    def _modules(self) -> list[nn.Module]:
+        return [self.model, self.head]
 
     def _run(self, batch: ForwardBatch) -> list[RequestResult]:
         first = self._hidden(batch)[batch.cu_seqlens_q[:-1]].to(torch.float32)  # [num_requests, hidden_size]

@@ -34,20 +34,35 @@ class Pooler:
         pooled = torch.cat([pool_tokens(hidden, cu_seqlens, mode) for mode in self.config.modes], dim=-1)
         for linear, act in self.dense:
             pooled = act(linear.forward(pooled))  # [num_inputs, out_features]
-        return [self._finish(row, param) for row, param in zip(pooled, params, strict=True)]
+        return self._finish(pooled, params)
 
-    def _finish(self, vector: Tensor, params: PoolingParams) -> RequestResult:
-        if not bool(torch.isfinite(vector).all()):
-            return RequestResult(error=StepError("The model gave a vector that is not finite; try dtype float32."))
-        size = params.dimensions
-        if size is not None and size > self.output_dim:
-            message = f"dimensions must be at most {self.output_dim} for this model, got {size}."
-            return RequestResult(error=InvalidParamsError(message, param="dimensions"))
-        normalize = self.config.normalize if params.normalize is None else params.normalize
-        vector = vector[:size]
-        if normalize:
-            vector = F.normalize(vector, dim=0)
-        return RequestResult(pooled=vector.cpu().numpy().copy())
+    def _finish(self, pooled: Tensor, params: list[PoolingParams]) -> list[RequestResult]:
+        """Cut, normalise and check; one copy to the CPU for all inputs that want the same."""
+        results = [RequestResult() for _ in params]
+        wishes: dict[tuple[int | None, bool], list[int]] = {}
+        for row, param in enumerate(params):
+            normalize = self.config.normalize if param.normalize is None else param.normalize
+            wishes.setdefault((param.dimensions, normalize), []).append(row)
+        for (size, normalize), rows in wishes.items():
+            if size is not None and size > self.output_dim:
+                message = f"dimensions must be at most {self.output_dim} for this model, got {size}."
+                for row in rows:
+                    results[row].error = InvalidParamsError(message, param="dimensions")
+                continue
+            vectors = pooled[rows, :size]  # [len(rows), size]
+            vectors = F.normalize(vectors, dim=-1) if normalize else vectors
+            _deliver(vectors, [results[row] for row in rows])
+        return results
+
+
+def _deliver(vectors: Tensor, results: list[RequestResult]) -> None:
+    """Each row into its result, as an array of its own; a row that is not finite becomes an error."""
+    finite = torch.isfinite(vectors).all(dim=-1).tolist()
+    for row, good, result in zip(vectors.cpu().numpy(), finite, results, strict=True):
+        if good:
+            result.pooled = row.copy()
+        else:
+            result.error = StepError("The model gave a vector that is not finite; try dtype float32.")
 
 
 def _load_dense(config: DenseConfig, device: str) -> tuple[Linear, Activation]:

@@ -174,7 +174,9 @@ class EngineLoop:
                     continue
                 if output.finish_reason is not None:
                     del self._open[output.request_id]
-                sorted_outputs.setdefault(id(mailbox), (mailbox, []))[1].append(output)
+                if (entry := sorted_outputs.get(id(mailbox))) is None:
+                    entry = sorted_outputs[id(mailbox)] = (mailbox, [])
+                entry[1].append(output)
         return list(sorted_outputs.values())
 
     def _abandon(self, mailbox: Mailbox) -> None:

@@ -167,14 +167,16 @@ class Scheduler:
             request = item.request
             if request.status is not running:  # aborted while the device was at work
                 continue
-            if result.error is not None or item.samples != bool(result.token_ids):
+            num_new_tokens = item.num_scheduled_tokens
+            num_computed = request.num_computed_tokens + num_new_tokens
+            samples = num_computed == len(request.prompt_token_ids) + len(request.output_token_ids)
+            if result.error is not None or samples != bool(result.token_ids):
                 news.append(self._fail(request, _error_of(request, result)))
                 continue
-            num_written = request.num_computed_tokens
-            request.num_computed_tokens = num_computed = num_written + item.num_scheduled_tokens
-            if num_computed // block_size != num_written // block_size:  # a block is full
+            request.num_computed_tokens = num_computed
+            if num_computed % block_size < num_new_tokens:  # a block became full
                 kv_cache.commit(request)
-            if result.token_ids:
+            if samples:
                 news.append(self._take_tokens(request, result, now))
 
     def _take_tokens(self, request: Request, result: RequestResult, now: float) -> EngineOutput:

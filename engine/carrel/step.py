@@ -20,7 +20,9 @@ class ScheduledRequest:
 
     request: Request
     num_scheduled_tokens: int
-    block_table: list[int] = field(default_factory=list)  # KV blocks that hold tokens 0, 1, …; empty when pooling
+    # KV blocks for tokens 0, 1, …, maybe for more tokens than this step computes; empty when pooling. The scheduler
+    # goes on to append to this list: the worker reads it during the step and keeps no reference.
+    block_table: list[int] = field(default_factory=list)
 
     @property
     def samples(self) -> bool:

@@ -110,10 +110,11 @@ def error_response(error: Exception) -> Response:
     return JsonResponse(body, status_code=status, headers=headers)
 
 
-async def on_error(_: Request, error: Exception) -> Response:
+async def on_error(request: Request, error: Exception) -> Response:
     """The HTTP edge: everything a route raises becomes OpenAI's error object."""
-    if describe(error)[0] >= 500:
-        logger.error("A request failed.", exc_info=error)
+    status = describe(error)[0]
+    if status >= 500:
+        logger.error("%s failed: %s", request.url.path, error, exc_info=error if status == 500 else None)
     return error_response(error)
 
 

@@ -6,10 +6,11 @@ A frame is ``data: `` + one line of JSON + LF LF. Never CRLF (Dify splits on LF 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -29,6 +30,10 @@ HEADERS = {
 }
 
 
+class Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
 def frame(event: Any) -> bytes:
     """
     >>> frame({"a": 1})
@@ -38,19 +43,19 @@ def frame(event: Any) -> bytes:
 
 
 class EventStream(Response):
-    """Sends a generator's events as they come, closes it when the client leaves, and reports its error as an event."""
+    """Sends events as they come, and an error as an event. However it ends, ``source`` is closed."""
 
-    def __init__(self, events: AsyncGenerator[Any, None]) -> None:
+    def __init__(self, events: AsyncGenerator[Any, None], source: Closable) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._events = events
+        self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        try:
-            await until_disconnect(receive, self._send_all(send))
-        except ClientDisconnect:
-            return
+        async with aclosing(self._source):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            with contextlib.suppress(ClientDisconnect):
+                await until_disconnect(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._events) as events:

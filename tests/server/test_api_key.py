@@ -45,7 +45,7 @@ def test_paths_that_only_look_open(key_url: str, path: str) -> None:
     ],
 )
 def test_headers(key_url: str, header: str | None, status: int) -> None:
-    headers = {} if header is None else {"Authorization": header.encode()}
+    headers = {} if header is None else {b"Authorization": header.encode()}
     answer = httpx.get(key_url + "/v1/models", headers=headers)
     assert answer.status_code == status
     if status == 401:
@@ -57,3 +57,18 @@ def test_headers(key_url: str, header: str | None, status: int) -> None:
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer anything"])
 def test_without_keys_any_header_is_fine(client: httpx.Client, header: str) -> None:
     assert client.get("/v1/models", headers={"Authorization": header}).status_code == 200
+
+
+def test_holders_of_different_keys_share_no_prefix_cache(key_url: str) -> None:
+    """The time to the first token would tell one what the other asked."""
+    body = {"messages": [{"role": "user", "content": "只有我知道的问题。" * 8}], "max_tokens": 1}
+
+    def cached(key: str) -> int:
+        headers = {b"Authorization": f"Bearer {key}".encode()}
+        usage = httpx.post(key_url + "/v1/chat/completions", json=body, headers=headers).json()["usage"]
+        number: int = usage["prompt_tokens_details"]["cached_tokens"]
+        return number
+
+    assert cached("first-key") == 0
+    assert cached("first-key") > 0
+    assert cached("schlüssel") == 0

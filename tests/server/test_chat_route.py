@@ -181,8 +181,6 @@ def test_an_unknown_field_is_told_once(client: httpx.Client, caplog: pytest.LogC
         ("logit_bias", {"5": 1}),
         ("prompt_logprobs", 1),
         ("chat_template", "{{ messages }}"),
-        ("priority", 3),
-        ("cache_salt", "abc"),
     ],
 )
 def test_what_is_not_there_yet_is_refused_by_name(client: httpx.Client, field: str, value: Any) -> None:
@@ -235,3 +233,14 @@ def test_a_prompt_that_is_too_long(client: httpx.Client) -> None:
 
 def test_template_kwargs_reach_the_template(client: httpx.Client) -> None:
     chat(client, chat_template_kwargs={"enable_thinking": False}, enable_thinking=False)
+
+
+def test_a_cache_salt_keeps_the_prefix_to_itself(client: httpx.Client) -> None:
+    def cached(**fields: Any) -> int:
+        messages = [{"role": "user", "content": "同一个很长的开头,读者都认得它。" * 4}]
+        number: int = chat(client, messages=messages, **fields)["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return number
+
+    assert cached(cache_salt="a") == 0
+    assert cached(cache_salt="a", priority=5) > 0
+    assert cached(cache_salt="b") == 0

@@ -37,9 +37,9 @@ def run_serve(arguments: list[str] | None = None) -> None:
 
 def _run(command: click.Command, arguments: list[str] | None) -> None:
     try:
-        command.main(arguments, standalone_mode=False, prog_name="carrel" if command is carrel else "carrel serve")
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
+        name = "carrel" if command is carrel else "carrel serve"
+        status = command.main(arguments, standalone_mode=False, prog_name=name)
+        sys.exit(status or 0)  # click hands an Exit's status back
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,13 +30,18 @@ def knowledge_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @knowledge_options
-def index(paths: tuple[str, ...], **options: Any) -> None:
-    """Read the documents at PATH... into a knowledge base. Running it again reads only what has changed."""
+def index(paths: tuple[str, ...], knowledge_base: str, **models: Any) -> None:
+    """Read the documents at PATH... into a knowledge base.
+
+    Running it again reads only what has changed. The status is 1 if a file could not be read; the others are indexed.
+    """
+    from carrel_rag import SourceNotFoundError
+
     missing = [path for path in paths if not Path(path).exists()]
-    if missing:
-        raise click.ClickException(f"There is no file or directory {missing[0]!r} to index.")
-    with open_pipeline(model=None, **options) as pipeline:
-        report = pipeline.add([Path(path) for path in paths])
+    if missing:  # before any model is loaded
+        raise SourceNotFoundError(f"There is no file or directory {missing[0]!r} to index.")
+    with open_pipeline(None, knowledge_base, create=True, **models) as pipeline:
+        report = pipeline.add(paths, use_tqdm=sys.stderr.isatty())
     print_report(report)
     if report.failed:
         raise click.exceptions.Exit(1)
@@ -45,36 +51,35 @@ def index(paths: tuple[str, ...], **options: Any) -> None:
 @click.argument("question")
 @knowledge_options
 @click.option("--model", help="A chat model that writes the answer; default: the best sentences are quoted.")
-def ask(question: str, model: str | None, **options: Any) -> None:
+def ask(question: str, model: str | None, knowledge_base: str, **models: Any) -> None:
     """Answer QUESTION from a knowledge base, with citations."""
-    directory, name = split_knowledge_base(options["knowledge_base"])
-    if not (directory / name).is_dir():
-        raise click.ClickException(f"There is no knowledge base {name!r} in {directory}. Make one with carrel index.")
-    with open_pipeline(model=model, **options) as pipeline:
-        answer = pipeline.ask(question, mode="extractive" if model is None else "generative")
-    print_answer(answer)
+    from carrel_rag import AnswerEvent, DeltaEvent
+
+    with open_pipeline(model, knowledge_base, create=False, **models) as pipeline:
+        for event in pipeline.stream(question, mode="extractive" if model is None else "generative"):
+            if isinstance(event, DeltaEvent):
+                click.echo(event.text, nl=False)
+            elif isinstance(event, AnswerEvent):
+                print_sources(event.answer)
 
 
 @contextmanager
 def open_pipeline(
-    *, model: str | None, knowledge_base: str, embedding_model: str, reranker_model: str, device: str
+    model: str | None, knowledge_base: str, *, create: bool, embedding_model: str, reranker_model: str, device: str
 ) -> Iterator[RAGPipeline]:
     """The knowledge base with models of its own, closed at the end."""
     from carrel import LLM
-    from carrel_rag import RAGPipeline
+    from carrel_rag import RAGPipeline, list_knowledge_bases, parse_location
 
-    directory, name = split_knowledge_base(knowledge_base)
+    directory, name = parse_location(knowledge_base)
+    if not create and name not in (known := list_knowledge_bases(directory)):  # before any model is loaded
+        there = f"There: {', '.join(known)}." if known else "Make one with carrel index."
+        raise click.ClickException(f"There is no knowledge base {name!r} in {directory}. {there}")
     with (
         LLM(model, embedding_model=embedding_model, reranker_model=reranker_model, device=device) as llm,
-        RAGPipeline.open(directory, llm=llm, name=name) as pipeline,
+        RAGPipeline.open(directory, llm=llm, name=name, create=create) as pipeline,
     ):
         yield pipeline
-
-
-def split_knowledge_base(value: str) -> tuple[Path, str]:
-    """``DIR[/NAME]`` → (DIR, NAME)."""
-    path = Path(value)
-    return path, "default"
 
 
 def print_report(report: IngestReport) -> None:
@@ -84,8 +89,9 @@ def print_report(report: IngestReport) -> None:
     click.echo(f"{numbers}; {report.num_chunks} chunks in {report.seconds:.1f} s")
 
 
-def print_answer(answer: Answer) -> None:
-    click.echo(answer.text)
+def print_sources(answer: Answer) -> None:
+    """What stands under an answer: the cited passages, and the time of each stage."""
+    click.echo()
     for citation in answer.citations:
         place = f", {citation.place}" if citation.place else ""
         click.echo(f"\n[{citation.number}] {citation.name}{place}\n    “{citation.quote}”")

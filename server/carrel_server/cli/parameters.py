@@ -46,6 +46,11 @@ def count(value: str | int) -> int:
         raise click.BadParameter(f"{value!r} is not a whole number such as 4096, 4k or 4K.") from None
 
 
+def optional_count(value: str | int | None) -> int | None:
+    """:func:`count`, or None for "auto" and -1, vLLM's ways to say "decide yourself"."""
+    return None if value is None or value in ("auto", "-1") else count(value)
+
+
 def json_object(value: str | dict[str, Any]) -> dict[str, Any]:
     """A JSON object, e.g. ``{"enable_thinking": false}``."""
     if isinstance(value, dict):

@@ -6,10 +6,13 @@ from typing import Any
 
 import click
 
-from carrel_server.cli.parameters import DTYPES, TASKS, count, json_object, model_option, read_template
+from carrel_server.cli.parameters import DTYPES, TASKS, count, json_object, model_option, optional_count, read_template
 from carrel_server.cli.vllm_flags import foreign_flags
 
 MODEL = "NAME[,key=value…]"
+RUNNERS = ["auto", "generate", "pooling"]
+POLICIES = ["reject", "model", "cl100k"]
+LEVELS = ["debug", "info", "warning", "error"]
 MANY_VALUES = ("--served-model-name", "--api-key", "--allowed-origins")
 
 
@@ -45,30 +48,18 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.command(cls=ServeCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--model", "named_models", multiple=True, help="Same as MODEL; vLLM's module spelling.")
-@click.option(
-    "--chat-model", multiple=True, type=model_option("chat"), metavar=MODEL, help="A chat model with its own options."
-)
-@click.option(
-    "--embedding-model",
-    multiple=True,
-    type=model_option("embedding"),
-    metavar=MODEL,
-    help="An embedding model, likewise.",
-)
-@click.option(
-    "--reranker-model", multiple=True, type=model_option("rerank"), metavar=MODEL, help="A reranker, likewise."
-)
-@click.option(
-    "--runner", type=click.Choice(["auto", "generate", "pooling"]), default="auto", help="Overrule detection."
-)
-@click.option("--task", type=click.Choice(list(TASKS)), default="auto", help="Overrule the detected task.")
+@click.option("--chat-model", multiple=True, type=model_option("chat"), metavar=MODEL, help="With its own options.")
+@click.option("--embedding-model", multiple=True, type=model_option("embedding"), metavar=MODEL, help="Likewise.")
+@click.option("--reranker-model", multiple=True, type=model_option("rerank"), metavar=MODEL, help="Likewise.")
+@click.option("--runner", type=click.Choice(RUNNERS), default="auto", help="Overrule what the model's files say.")
+@click.option("--task", type=click.Choice(list(TASKS)), default="auto", metavar="TASK", help="chat, embedding, rerank.")
 @click.option("--served-model-name", multiple=True, help="Name(s) of the chat model, or of the only one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free one.")
 @click.option("--api-key", multiple=True, help="Asked of every route but health. Also VLLM_API_KEY, CARREL_API_KEY.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="auto", show_default=True)
-@click.option("--max-model-len", type=count, help="Tokens of prompt and answer; default: the model's own.")
+@click.option("--max-model-len", type=optional_count, metavar="COUNT", help="Tokens of prompt and answer, e.g. 32k.")
 @click.option("--max-num-seqs", type=count, default=256, show_default=True, help="Chat requests in one step.")
 @click.option("--max-num-batched-tokens", type=count, default=2048, show_default=True, help="Tokens in one step.")
 @click.option("--max-queued-requests", type=count, default=100_000, show_default=True, help="One more gets a 503.")
@@ -78,19 +69,17 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.option("--enable-prefix-caching/--no-enable-prefix-caching", default=True, show_default=True)
 @click.option("--enforce-eager", is_flag=True, help="No CUDA graphs.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of requests that bring none.")
-@click.option("--chat-template", type=read_template, help="Replaces the chat model's own.")
-@click.option("--default-chat-template-kwargs", type=json_object, help="For every chat request.")
-@click.option("--generation-config", type=click.Choice(["auto", "vllm"]), default="auto", show_default=True)
-@click.option("--embedding-token-ids", type=click.Choice(["reject", "model", "cl100k"]), default="reject")
-@click.option("--max-body-bytes", type=count, default=64 * 1024 * 1024, show_default=True)
+@click.option("--chat-template", type=read_template, metavar="FILE|TEXT", help="Replaces the chat model's own.")
+@click.option("--default-chat-template-kwargs", type=json_object, metavar="JSON", help="For every chat request.")
+@click.option("--generation-config", type=click.Choice(["auto", "vllm"]), default="auto", help="Sampling defaults.")
+@click.option("--embedding-token-ids", type=click.Choice(POLICIES), default="reject", help="Token ids as inputs.")
+@click.option("--max-body-bytes", type=count, default=64 * 1024 * 1024, show_default=True, help="Of one request.")
 @click.option("--allowed-origins", multiple=True, help="Browsers' origins that may call (CORS).")
 @click.option("--disable-fastapi-docs", is_flag=True, help="No /docs and /openapi.json.")
 @click.option("--root-path", default="", help="Path prefix that a proxy strips.")
 @click.option("--ssl-keyfile", type=click.Path(exists=True, dir_okay=False))
 @click.option("--ssl-certfile", type=click.Path(exists=True, dir_okay=False))
-@click.option(
-    "--uvicorn-log-level", "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info"
-)
+@click.option("--uvicorn-log-level", "--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--disable-uvicorn-access-log", is_flag=True)
 @click.option("--shutdown-timeout", type=click.IntRange(0), default=10, show_default=True, help="Seconds to finish in.")
 @foreign_flags

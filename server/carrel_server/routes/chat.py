@@ -12,6 +12,7 @@ from carrel.params import SamplingParams
 from fastapi import Request
 from starlette.responses import Response
 
+from carrel_server.auth import cache_salt
 from carrel_server.body import read_body
 from carrel_server.disconnect import until_disconnect
 from carrel_server.generation import final_output, started_stream
@@ -37,6 +38,7 @@ class ChatCall:
     hosted: HostedModel
     id: str
     created: int
+    cache_salt: str | None
 
     @property
     def head(self) -> dict[str, Any]:
@@ -52,6 +54,8 @@ class ChatCall:
             add_generation_prompt=body.add_generation_prompt,
             continue_final_message=body.continue_final_message,
             request_id=self.id,
+            priority=body.priority,
+            cache_salt=self.cache_salt,
         )
 
     def params(self) -> SamplingParams:
@@ -69,12 +73,12 @@ async def chat_completions(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, ChatBody)
     body.check()
     hosted = service.model(body.model, "chat")
-    call = ChatCall(service, body, hosted, new_id("chatcmpl"), int(time.time()))
+    call = ChatCall(service, body, hosted, new_id("chatcmpl"), int(time.time()), cache_salt(request, body.cache_salt))
     if not body.stream:
         output = await until_disconnect(request.receive, final_output(call.outputs()))
         return JsonResponse(completion_object(call, output))
     outputs = await until_disconnect(request.receive, started_stream([call.outputs()]))
-    return EventStream(chunks(call, outputs))
+    return EventStream(chunks(call, outputs), outputs)
 
 
 def completion_object(call: ChatCall, output: RequestOutput) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def completion_object(call: ChatCall, output: RequestOutput) -> dict[str, Any]:
 
 
 async def chunks(
-    call: ChatCall, outputs: AsyncGenerator[tuple[int, RequestOutput], None]
+    call: ChatCall, outputs: AsyncIterator[tuple[int, RequestOutput]]
 ) -> AsyncGenerator[dict[str, Any], None]:
     """First the role, then text, then the reason alone, then (if asked for) the usage alone."""
     states = [StreamState(index) for index in range(call.body.n or 1)]

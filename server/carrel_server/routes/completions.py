@@ -11,6 +11,7 @@ from carrel.outputs import CompletionOutput, RequestOutput
 from fastapi import Request
 from starlette.responses import Response
 
+from carrel_server.auth import cache_salt
 from carrel_server.body import read_body
 from carrel_server.disconnect import until_disconnect
 from carrel_server.generation import final_outputs, started_stream
@@ -36,6 +37,7 @@ class CompletionCall:
     hosted: HostedModel
     id: str
     created: int
+    cache_salt: str | None
 
     @property
     def head(self) -> dict[str, Any]:
@@ -50,9 +52,15 @@ class CompletionCall:
         limit = DEFAULT_MAX_TOKENS if self.body.max_tokens is None else self.body.max_tokens
         defaults = self.service.sampling_defaults(self.hosted)
         params = self.body.sampling_params(defaults, max_tokens=limit, logprobs=self.body.logprobs)
-        generate = self.service.llm.generate
         return [
-            generate(prompt, params, model=self.hosted.key, request_id=f"{self.id}-{index}")
+            self.service.llm.generate(
+                prompt,
+                params,
+                model=self.hosted.key,
+                request_id=f"{self.id}-{index}",
+                priority=self.body.priority,
+                cache_salt=self.cache_salt,
+            )
             for index, prompt in enumerate(self.body.prompts)
         ]
 
@@ -75,12 +83,12 @@ async def completions(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, CompletionBody)
     body.check()
     hosted = service.model(body.model, "chat")
-    call = CompletionCall(service, body, hosted, new_id("cmpl"), int(time.time()))
+    call = CompletionCall(service, body, hosted, new_id("cmpl"), int(time.time()), cache_salt(request, body.cache_salt))
     if not body.stream:
         outputs = await until_disconnect(request.receive, final_outputs(call.streams()))
         return JsonResponse(completion_object(call, outputs))
     stream = await until_disconnect(request.receive, started_stream(call.streams()))
-    return EventStream(chunks(call, stream))
+    return EventStream(chunks(call, stream), stream)
 
 
 def completion_object(call: CompletionCall, outputs: list[RequestOutput]) -> dict[str, Any]:
@@ -165,7 +173,7 @@ class CompletionStream:
 
 
 async def chunks(
-    call: CompletionCall, outputs: AsyncGenerator[tuple[int, RequestOutput], None]
+    call: CompletionCall, outputs: AsyncIterator[tuple[int, RequestOutput]]
 ) -> AsyncGenerator[dict[str, Any], None]:
     stream = CompletionStream(call)
     async for number, output in outputs:

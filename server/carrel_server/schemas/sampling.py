@@ -53,8 +53,6 @@ class SamplingBody(Body):
         "guided_regex": (),
         "guided_choice": (),
         "guided_grammar": (),
-        "priority": (0,),
-        "cache_salt": (),
         "kv_transfer_params": (),
         "vllm_xargs": (),
         "response_format": ({"type": "text"},),
@@ -79,6 +77,8 @@ class SamplingBody(Body):
     max_tokens: int | None = None
     min_tokens: int | None = None
     skip_special_tokens: bool | None = None
+    priority: int = 0  # lower goes first
+    cache_salt: str | None = None  # requests of other salts share no prefix cache
 
     def check_stream(self) -> None:
         """

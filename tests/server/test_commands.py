@@ -1,0 +1,118 @@
+"""The commands that work in this process: chat, complete, embed, rerank, index, ask. With the bundled models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from carrel_server.cli import main
+from click.testing import CliRunner
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """(status, standard output, standard error) of a command line, through the real entry point."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = 0
+        try:
+            main(list(arguments))
+        except SystemExit as end:
+            status = int(end.code or 0)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def test_complete(run: Run) -> None:
+    first = run("complete", "图书馆", "--max-tokens", "5", "--temperature", "0")
+    assert first[0] == 0 and first[1].endswith("\n") and len(first[1]) > 1
+    assert run("complete", "图书馆", "--max-tokens", "5", "--temperature", "0") == first
+
+
+def test_chat_with_one_question(run: Run) -> None:
+    status, out, _ = run("chat", "你好", "--max-tokens", "5", "--temperature", "0", "--system", "Be brief.")
+    assert status == 0 and out.strip()
+
+
+def test_a_conversation_remembers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of the standard input are questions, until it ends."""
+    from carrel_server.cli import carrel
+
+    result = CliRunner().invoke(carrel, ["chat", "--max-tokens", "4", "--temperature", "0"], input="你好\n\nhi\n")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) >= 2
+
+
+def test_embed(run: Run) -> None:
+    status, out, _ = run("embed", "你好", "hello")
+    vectors = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [len(vector) for vector in vectors] == [384, 384]
+    assert sum(value * value for value in vectors[0]) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_rerank(run: Run) -> None:
+    status, out, _ = run("rerank", "capital of France", "Berlin is big.", "Paris is the capital of France.")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert status == 0
+    assert [line[1] for line in lines] == ["1", "0"]
+    assert float(lines[0][0]) > float(lines[1][0])
+    assert len(run("rerank", "a", "b", "c", "--top-n", "1")[1].splitlines()) == 1
+
+
+def test_index_and_ask(run: Run, tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "library.md").write_text(
+        "# The library\n\n## Borrowing\n\nA reader may borrow five books for four weeks.\n\n"
+        "## Opening hours\n\nThe reading room opens at nine.\n",
+        encoding="utf-8",
+    )
+    (documents / "broken.pdf").write_bytes(b"%PDF-1.7 this is no PDF")
+    base = str(tmp_path / "kb")
+    status, out, err = run("index", str(documents), "--knowledge-base", base)
+    assert status == 1, "a file could not be read"
+    assert "added" in out and "broken.pdf" in out and "1 indexed, 0 unchanged, 1 failed" in out
+    assert "Traceback" not in err
+    (documents / "broken.pdf").unlink()
+    status, out, _ = run("index", str(documents), "--knowledge-base", base)
+    assert status == 0 and "0 indexed, 1 unchanged, 0 failed" in out
+    status, out, _ = run("ask", "How many books may a reader borrow?", "--knowledge-base", base)
+    assert status == 0
+    assert "five books" in out and "[1] library.md" in out and "Borrowing" in out
+    assert "retrieve " in out and "total " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (["index", "no-such-directory", "--knowledge-base", "kb"], 1, "no-such-directory"),
+        (["ask", "why?", "--knowledge-base", "no-such-base"], 1, "no knowledge base 'default' in no-such-base"),
+        (["ask", "why?"], 2, "--knowledge-base"),
+        (["complete", "a", "--model", "no-such-folder/m"], 1, "no-such-folder/m"),
+        (["complete", "a", "--temperature", "-1"], 1, "temperature must be at least 0"),
+        (["embed", "a", "--model", "starter/reader"], 1, "embedding"),
+        (["nothing"], 2, "No such command"),
+    ],
+)
+def test_errors_are_one_sentence(run: Run, arguments: list[str], status: int, sentence: str) -> None:
+    found, out, err = run(*arguments)
+    assert found == status
+    assert out == ""
+    assert sentence in err
+    assert len([line for line in err.splitlines() if line.startswith("Error: ")]) == 1
+    assert "Traceback" not in err
+
+
+def test_no_text_at_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert run("embed")[0] == 2

@@ -62,14 +62,18 @@ class ChatLane:
         return ScheduledRequest(request, num_new_tokens, block_ids)
 
     def admit(self, max_tokens: int) -> ScheduledRequest | None:
-        """Start the most urgent waiting request with at most ``max_tokens`` tokens; None if its blocks are not free.
+        """Start the most urgent waiting request with at most ``max_tokens`` tokens; None if it must wait.
 
-        One block for each running request stays free, so that what is admitted now is not preempted in the next steps.
+        It waits for room: one block for each running request stays free, so that what is admitted now is not preempted
+        in the next steps. It also waits while another request computes half or more of what it lacks, and then finds
+        that in the cache: the ``n`` completions of a prompt compute the prompt once.
         """
         request = self.waiting.peek()
         assert request is not None, "the caller looks whether anybody waits"
         blocks, num_cached_tokens = self.kv_cache.get_computed_blocks(request)
         num_missing_tokens = request.num_tokens - num_cached_tokens
+        if 2 * self.kv_cache.num_coming_tokens(request, blocks) >= num_missing_tokens:
+            return None
         block_ids = self.kv_cache.allocate_slots(request, num_missing_tokens, blocks, headroom=len(self.running))
         if block_ids is None:
             return None

@@ -42,6 +42,7 @@ class _BlockTable:
     blocks: list[KVBlock] = field(default_factory=list)
     block_ids: list[int] = field(default_factory=list)  # ids of ``blocks``; handed to the worker, only ever appended to
     num_committed: int = 0  # leading blocks that were found in the cache or offered to it
+    num_announced: int = 0  # leading blocks that are committed or in ``KVCacheManager._announced``
 
     def append(self, blocks: Sequence[KVBlock]) -> None:
         self.blocks.extend(blocks)
@@ -64,6 +65,7 @@ class KVCacheManager:
         self.num_queried_tokens = 0  # of admitted requests
         self.num_hit_tokens = 0  # of those, found in the prefix cache
         self._tables: dict[str, _BlockTable] = {}  # request id → its blocks
+        self._announced: dict[bytes, int] = {}  # digest → holders that will commit a block of this content
         self._keys: dict[str, list[BlockKey]] = {}  # request id → keys of its full blocks, as far as they were needed
 
     @property
@@ -97,6 +99,16 @@ class KVCacheManager:
                 blocks.append(block)
         return blocks, len(blocks) * self.block_size
 
+    def num_coming_tokens(self, request: Request, computed_blocks: Sequence[KVBlock]) -> int:
+        """Tokens right after ``computed_blocks`` that other requests are computing now and will commit."""
+        num_coming = 0
+        if self._announced:
+            for key in self._keys_of(request, (request.num_tokens - 1) // self.block_size)[len(computed_blocks) :]:
+                if key.digest not in self._announced:
+                    break
+                num_coming += self.block_size
+        return num_coming
+
     def allocate_slots(
         self, request: Request, num_new_tokens: int, computed_blocks: Sequence[KVBlock] = (), *, headroom: int = 0
     ) -> list[int] | None:
@@ -125,13 +137,15 @@ class KVCacheManager:
         keys = self._keys_of(request, num_full)
         for index in range(table.num_committed, num_full):
             self.pool.cache(table.blocks[index], keys[index])
+        self._retract(keys[table.num_committed : min(num_full, table.num_announced)])
         table.num_committed = num_full
 
     def free(self, request: Request) -> None:
         """Give back what the request holds, the tail first, so that the tail is evicted first. Nothing held is fine."""
-        self._keys.pop(request.request_id, None)
+        keys = self._keys.pop(request.request_id, [])
         table = self._tables.pop(request.request_id, None)
         if table is not None:
+            self._retract(keys[table.num_committed : table.num_announced])
             self.pool.free(reversed(table.blocks))
 
     def reset(self) -> None:
@@ -144,6 +158,8 @@ class KVCacheManager:
         for table in self._tables.values():
             private = table.blocks[table.num_committed :]
             assert all(block.ref_count == 1 for block in private), "a block that is still written is shared"
+        num_announced = sum(max(0, table.num_announced - table.num_committed) for table in self._tables.values())
+        assert sum(self._announced.values()) == num_announced, "what was announced is not what will be committed"
 
     def _admit(
         self, request: Request, num_new_tokens: int, computed_blocks: Sequence[KVBlock], headroom: int
@@ -158,9 +174,23 @@ class KVCacheManager:
         table.append(computed_blocks)
         table.append(self.pool.allocate(num_new_blocks))
         self._tables[request.request_id] = table
+        self._announce(request, table)
         self.num_queried_tokens += request.num_tokens
         self.num_hit_tokens += num_cached_tokens
         return table.block_ids
+
+    def _announce(self, request: Request, table: _BlockTable) -> None:
+        if not self.pool.enable_caching:
+            return
+        table.num_announced = request.num_tokens // self.block_size
+        for key in self._keys_of(request, table.num_announced)[table.num_committed :]:
+            self._announced[key.digest] = self._announced.get(key.digest, 0) + 1
+
+    def _retract(self, keys: Sequence[BlockKey]) -> None:
+        for key in keys:
+            self._announced[key.digest] -= 1
+            if self._announced[key.digest] == 0:
+                del self._announced[key.digest]
 
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

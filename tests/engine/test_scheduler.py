@@ -73,6 +73,33 @@ def test_priority_then_first_come_first_served():
     assert [next(iter(work(engine))) for _ in range(4)] == ["urgent", "first", "second", "late"]
 
 
+def test_completions_of_one_prompt_compute_it_once():
+    engine = Engine(max_num_batched_tokens=100)
+    engine.add(*[chat_request(name, range(10), max_tokens=3) for name in "abc"], chat_request("other", [5] * 3))
+    assert [work(engine) for _ in range(2)] == [{"a": 10}, {"a": 1, "b": 2, "c": 2, "other": 3}]
+    assert engine.run()["c"] == expected_tokens(range(10), 3)
+
+
+def test_a_short_common_beginning_is_not_worth_waiting_for():
+    engine = Engine(max_num_batched_tokens=100)
+    engine.add(chat_request("a", range(10)), chat_request("b", [*range(7), *[9] * 8]))
+    assert work(engine) == {"a": 10, "b": 15}
+
+
+def test_who_waits_for_a_prompt_of_another_goes_on_when_that_is_aborted_or_fails():
+    for end in ("abort", "fail"):
+        engine = Engine(max_num_batched_tokens=6)
+        engine.add(chat_request("a", range(20), max_tokens=1), chat_request("b", range(20), max_tokens=1))
+        assert [work(engine) for _ in range(2)] == [{"a": 6}, {"a": 6}]
+        if end == "abort":
+            engine.scheduler.abort(["a"])
+        else:
+            step = engine.scheduler.schedule()
+            engine.scheduler.update(step, [RuntimeError("lost")])
+        assert engine.run()["b"] == expected_tokens(range(20), 1)
+        assert engine.last("b").num_cached_tokens == 12
+
+
 def test_two_chat_models_share_the_budget_but_not_the_cache():
     caches = {name: KVCacheManager(4, 4, enable_caching=True, max_model_len=16) for name in ("甲", "乙")}
     scheduler, executor = Scheduler(caches, max_num_batched_tokens=10), CheckingExecutor(4)
@@ -305,7 +332,7 @@ def test_a_batch_that_raises_fails_alone_and_leaves_nothing_cached():
             raise failures.pop()
 
     engine = Engine(executor=FaultyExecutor(4, fault))
-    engine.run(chat_request("a", range(9)), chat_request("b", range(9)), pooling_request("p", 3))
+    engine.run(chat_request("a", range(9)), chat_request("b", range(20, 29)), pooling_request("p", 3))
     for name in "ab":
         end = engine.last(name)
         assert end.finish_reason == "error"

@@ -1,6 +1,6 @@
 """The async face: the same calls for coroutines. Names and meanings are vLLM's.
 
-Knows event loops; everything else is shared with :class:`carrel.LLM`. Tokenizing runs in a thread of its own, so that a
+Knows event loops; everything else is shared with :class:`carrel.LLM`. Tokenizing runs in threads of its own, so that a
 long document never stalls the event loop.
 """
 
@@ -24,6 +24,7 @@ from carrel.params import PoolingParams, SamplingParams
 from carrel.scoring import ScoringPlan, Truncation
 
 T = TypeVar("T")
+TOKENIZER_THREADS = 4  # a chat must not wait until somebody's thousand documents are tokenized
 
 
 class AsyncLLM(Face):
@@ -42,7 +43,7 @@ class AsyncLLM(Face):
 
     def _start(self) -> None:
         self._runner = AsyncRunner(self.host.loop)
-        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="carrel-tokenizer")
+        self._threads = ThreadPoolExecutor(max_workers=TOKENIZER_THREADS, thread_name_prefix="carrel-tokenizer")
         self._running: dict[str, GenerationJob] = {}  # by the request id that callers know
 
     # -- generation

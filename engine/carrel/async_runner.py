@@ -16,6 +16,7 @@ from carrel.loop import EngineLoop
 from carrel.step import EngineOutput
 
 T = TypeVar("T")
+MAX_IN_FLIGHT = 8192  # requests of one call; one call must not fill the engine's queue
 
 
 class EventLoopMailbox:
@@ -94,9 +95,16 @@ class AsyncRunner:
         self._lock = threading.Lock()  # event loops live in different threads
 
     async def run(self, jobs: Sequence[Job[T]]) -> list[T]:
-        """All jobs at once; results in their order. The first that fails, or a cancellation, ends the others."""
-        if not jobs:
-            return []
+        """All jobs at once, as far as they fit; results in their order.
+
+        The first that fails, or a cancellation, ends the others.
+        """
+        results: list[T] = []
+        for start in range(0, len(jobs), MAX_IN_FLIGHT):
+            results += await self._run_together(jobs[start : start + MAX_IN_FLIGHT])
+        return results
+
+    async def _run_together(self, jobs: Sequence[Job[T]]) -> list[T]:
         waiter = self._mailbox().submit(jobs)
         results: dict[Job[T], T] = {}
         pending: Sequence[Job[T]] = jobs

@@ -44,9 +44,11 @@ def make_detokenizer(
 
     >>> from carrel.hub import resolve
     >>> tokenizer = Tokenizer.from_folder(resolve("starter/reader"))
+    >>> from carrel import hub
+    >>> tokenizer = Tokenizer.from_folder(hub.resolve("starter/reader"))
     >>> detokenizer = make_detokenizer(tokenizer)
-    >>> [detokenizer.push([token_id]) for token_id in tokenizer.encode("驴")]
-    ['', '', '驴']
+    >>> [detokenizer.push([token_id]) for token_id in tokenizer.encode("龘a")]
+    ['', '', '龘', 'a']
     """
     tail = prompt_token_ids[-PROMPT_TAIL:]
     if tokenizer.is_byte_level:

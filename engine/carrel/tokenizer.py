@@ -22,8 +22,8 @@ CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 class Tokenizer:
     """The tokenizer of one model folder.
 
-    >>> from carrel.hub import resolve
-    >>> tokenizer = Tokenizer.from_folder(resolve("starter/reader"))
+    >>> from carrel import hub
+    >>> tokenizer = Tokenizer.from_folder(hub.resolve("starter/reader"))
     >>> tokenizer.decode(tokenizer.encode("你好, world"))
     '你好, world'
     """

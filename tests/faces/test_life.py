@@ -168,3 +168,13 @@ def test_closing_a_stream_aborts_its_request(llm):
             return
         time.sleep(0.01)
     pytest.fail("the request was not aborted")
+
+
+def test_long_work_shows_a_progress_bar_and_short_work_none(llm, monkeypatch, capfd):
+    llm.embed(["甲"] * 10)
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr("carrel.llm.LONG_WORK", 0.0)
+    llm.embed(["甲"] * 10, use_tqdm=False)
+    assert capfd.readouterr().err == ""
+    llm.embed(["甲"] * 10)
+    assert "10/10" in capfd.readouterr().err

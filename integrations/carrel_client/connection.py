@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from carrel.errors import EngineClosedError
 
@@ -54,6 +53,3 @@ class Connection:
         with self._lock:
             backend, self._backend, self._closed = self._backend, None, True
             return backend
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Connection:
-        return self  # a copied adapter shares the engine; frameworks copy adapters freely

@@ -60,7 +60,7 @@ class ConnectionFields(BaseModel):
 
     def _refuse_misplaced(self, names: tuple[str, ...], allowed: bool, way_in: str) -> None:
         """An option of another way in would be read and ignored: refuse it."""
-        misplaced = [name for name in names if getattr(self, name)]
+        misplaced = [name for name in names if getattr(self, name) not in (None, {})]
         if misplaced and not allowed:
             raise ValueError(f"{', '.join(misplaced)} has a meaning only with {way_in}=; leave it out.")
 
@@ -76,6 +76,9 @@ class ConnectionFields(BaseModel):
             return EngineBackend.shared(self.llm.host)
         assert self.model is not None, "checked when the adapter was made"
         return EngineBackend.opened(self.model, EngineConfig(**self.engine_options))
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_copy()  # frameworks copy adapters freely; an engine is shared, never copied
 
     def close(self) -> None:
         """Gives back what this adapter opened; an engine given as ``llm=`` stays open. May be called again."""

@@ -20,14 +20,14 @@ def in_flight(llm: LLM) -> int:
     return llm.host.stats().num_open
 
 
-def wait_until(holds: Callable[[], bool], *, seconds: float = 10.0) -> None:
+def wait_until(holds: Callable[[], bool], *, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not come true in time"
         time.sleep(0.005)
 
 
-async def await_until(holds: Callable[[], bool], *, seconds: float = 10.0) -> None:
+async def await_until(holds: Callable[[], bool], *, seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.005)

@@ -32,6 +32,7 @@ class Shared:
         ({"base_url": "127.0.0.1:8000"}, "must begin with http://"),
         ({"llm": "starter/reader"}, r"must be a carrel\.LLM"),
         ({"model": "a", "api_key": "k"}, "api_key has a meaning only with base_url="),
+        ({"model": "a", "max_retries": 0}, "max_retries has a meaning only with base_url="),
         ({"llm": Shared(), "timeout": 3.0}, "timeout has a meaning only with base_url="),
         ({"llm": Shared(), "engine_options": {"seed": 1}}, "engine_options has a meaning only with model="),
         ({"base_url": URL, "engine_options": {"seed": 1}}, "engine_options has a meaning only with model="),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from carrel import LLM
 from carrel.errors import EngineClosedError, ModelNotFoundError
 from carrel.host import EngineHost
 from langchain_carrel import CarrelEmbeddings, CarrelRerank, ChatCarrel
@@ -87,6 +89,14 @@ async def test_the_event_loop_goes_on_while_a_model_is_opened(model_folders: dic
         assert len(await embeddings.aembed_query("借书")) == 48
     ticking.cancel()
     assert ticks >= 3
+
+
+@pytest.mark.parametrize("adapter", [ChatCarrel, Carrel, CarrelEmbeddings, CarrelEmbedding, CarrelRerank, NodeRerank])
+def test_a_deep_copy_shares_the_engine(adapter: type[Any], llm: LLM) -> None:
+    made = adapter(llm=llm)
+    copied = copy.deepcopy(made)
+    assert copied is not made
+    assert host_of(copied) is host_of(made) is llm.host
 
 
 def test_a_model_that_is_not_there_is_told_on_first_use() -> None:

@@ -95,6 +95,22 @@ def test_a_chain_runs(way_in: dict[str, Any]) -> None:
         assert "".join(chain.stream({"question": "几本书?"})) == texts[0]
 
 
+class Tokens(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.tokens: list[str] = []
+
+    def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+        self.tokens.append(token)
+
+
+async def test_streaming_tells_every_token_to_the_callbacks(way_in: dict[str, Any]) -> None:
+    async with chat(way_in, streaming=True) as model:
+        sync, native = Tokens(), Tokens()
+        assert model.invoke(QUESTION, {"callbacks": [sync]}).text == "".join(sync.tokens)
+        assert (await model.ainvoke(QUESTION, {"callbacks": [native]})).text == "".join(native.tokens)
+        assert len(sync.tokens) > 2
+
+
 # Many at once
 
 

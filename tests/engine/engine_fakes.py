@@ -163,6 +163,15 @@ class Engine:
         self.outputs += news
         return news
 
+    def work(self) -> dict[str, int]:
+        """Do one step and say what it computed: {request id: tokens}, in order."""
+        step = self.scheduler.schedule()
+        scheduled = {item.request.request_id: item.num_scheduled_tokens for b in step.batches for item in b.requests}
+        results = [self.executor.execute(batch) for batch in step.batches]
+        self.outputs += self.scheduler.update(step, results)
+        self.kv_cache.check_integrity()
+        return scheduled
+
     def run(self, *requests: Request, max_steps: int = 5000) -> dict[str, list[int]]:
         """Add, step until nothing is left, and return the tokens of every request so far."""
         self.add(*requests)

@@ -48,7 +48,9 @@ def test_langchain_finds_and_answers(starters: LLM) -> None:
         (best,) = rerank.compress_documents(found, question)
         assert best.page_content == text
         assert 0.0 < best.metadata["relevance_score"] <= 1.0
-    context = RunnableLambda(lambda question: store.similarity_search(question, k=1)[0].page_content)
+    context: RunnableLambda[str, str] = RunnableLambda(
+        lambda question: store.similarity_search(question, k=1)[0].page_content
+    )
     prompt = ChatPromptTemplate.from_template("根据下文回答。\n\n{context}\n\n{question}")
     chain = {"context": context, "question": RunnablePassthrough()} | prompt | chat | StrOutputParser()
     answers = chain.batch(list(QUESTIONS))

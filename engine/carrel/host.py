@@ -21,6 +21,7 @@ from carrel.errors import EngineClosedError, ModelNotFoundError, UnsupportedTask
 from carrel.hosted_model import HostedModel
 from carrel.kv_cache import KVCacheManager
 from carrel.loop import EngineLoop
+from carrel.matryoshka import is_matryoshka
 from carrel.metrics import EngineMetrics, EngineSnapshot
 from carrel.model_source import ModelSource, check_task, context_length, find_sources
 from carrel.models.config import ModelConfig
@@ -217,6 +218,7 @@ def _hosted(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:
         chat_template=ChatTemplate(template, tokenizer.special_tokens) if template else None,
         max_model_len=cache.max_model_len if cache else context_length(source, config),
         eos_token_ids=config.eos_token_ids | ends,
+        matryoshka=is_matryoshka(source.name, source.folder),
     )
 
 

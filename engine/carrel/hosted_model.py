@@ -29,6 +29,7 @@ class HostedModel:
     chat_template: ChatTemplate | None
     max_model_len: int  # tokens of prompt and output together
     eos_token_ids: frozenset[int] = frozenset()
+    matryoshka: bool = False  # its vectors may be cut to fewer dimensions
 
     @property
     def embedding_dim(self) -> int | None:

@@ -26,6 +26,7 @@ from carrel.host import EngineHost
 from carrel.hosted_model import HostedModel
 from carrel.inputs import check_token_ids, pooling_limit, pooling_prompt
 from carrel.jobs import EmbeddingJob, Job, LogitJob
+from carrel.matryoshka import check_dimensions
 from carrel.outputs import (
     EmbeddingRequestOutput,
     RerankOutput,
@@ -140,14 +141,11 @@ def embedding_job(
 
     Raises:
         ContextLengthError: the input is too long, and ``params`` do not say to cut it.
-        InvalidParamsError: more dimensions than the model has.
+        InvalidParamsError: ``dimensions`` that the model was not trained for.
     """
     dim = model.embedding_dim
     assert dim is not None, "only embedders are asked for vectors"
-    if params.dimensions is not None and params.dimensions > dim:
-        raise InvalidParamsError(
-            f"dimensions must be at most {dim} for {model.key}, got {params.dimensions}.", param="dimensions"
-        )
+    check_dimensions(model.key, params.dimensions, dim, matryoshka=model.matryoshka)
     tokens = pooling_prompt(model, prompt, params)
     job = EmbeddingJob(host, model, tokens.token_ids, replace(params, prompt_name=None), request_id=request_id)
     job.truncated = tokens.truncated

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 from carrel import LLM, PoolingParams
 from carrel.errors import ContextLengthError, InvalidParamsError, RequestError, UnsupportedModelError
+from carrel.matryoshka import is_matryoshka
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from small_engine import SMALL
 
@@ -35,14 +38,33 @@ def test_token_ids_are_embedded_as_they_are(llm):
     np.testing.assert_array_equal(vectors(by_text), vectors(by_ids))
 
 
-def test_dimensions_are_cut_and_normalised_again(llm):
+def test_dimensions_are_cut_and_normalised_again(llm, tiny_models, tmp_path):
     whole = vectors(llm.embed(TEXTS, use_tqdm=False))
-    cut = vectors(llm.embed(TEXTS, PoolingParams(dimensions=8), use_tqdm=False))
-    np.testing.assert_allclose(cut, whole[:, :8] / np.linalg.norm(whole[:, :8], axis=1, keepdims=True), atol=1e-6)
+    folder = shutil.copytree(tiny_models("bert-mean"), tmp_path / "matryoshka")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"is_matryoshka": True}))
+    with LLM(str(folder), **SMALL) as trained:
+        cut = vectors(trained.embed(TEXTS, PoolingParams(dimensions=8), use_tqdm=False))
+        np.testing.assert_allclose(cut, whole[:, :8] / np.linalg.norm(whole[:, :8], axis=1, keepdims=True), atol=1e-6)
+        with pytest.raises(InvalidParamsError, match="at most"):
+            trained.embed("a", PoolingParams(dimensions=9999), use_tqdm=False)
+
+
+def test_models_that_were_not_trained_for_it_are_not_cut(llm):
+    whole = vectors(llm.embed(TEXTS, use_tqdm=False))
     same = vectors(llm.embed(TEXTS, PoolingParams(dimensions=whole.shape[1]), use_tqdm=False))
     np.testing.assert_allclose(same, whole, atol=1e-6)
-    with pytest.raises(InvalidParamsError, match="at most"):
-        llm.embed("a", PoolingParams(dimensions=9999), use_tqdm=False)
+    for dimensions in (8, 9999):
+        with pytest.raises(InvalidParamsError, match="not trained to be cut") as caught:
+            llm.embed("a", PoolingParams(dimensions=dimensions), use_tqdm=False)
+        assert caught.value.param == "dimensions"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Qwen/Qwen3-Embedding-0.6B", True), ("BAAI/bge-m3", False), ("starter/embedding", False)]
+)
+def test_known_matryoshka_models(tmp_path, name, expected):
+    assert is_matryoshka(name, tmp_path) is expected
 
 
 def test_long_inputs_are_refused_or_cut_and_the_cut_is_reported(llm):

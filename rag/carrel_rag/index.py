@@ -7,7 +7,8 @@ numbers takes about ten milliseconds.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import faiss
 import numpy as np
@@ -23,7 +24,8 @@ class VectorIndex:
     def __init__(self, store: Store, dim: int) -> None:
         self._store = store
         self._dim = dim
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # around FAISS
+        self._commits = threading.Lock()  # from the store's commit until FAISS has it, too
         self._generation = -1
         self._index = self._empty()
         self.refresh()
@@ -34,18 +36,35 @@ class VectorIndex:
 
     def refresh(self) -> None:
         """Reads all vectors again if another process has written; otherwise only compares two numbers."""
-        if self._store.generation == self._generation:
+        if self._is_current():
             return
-        generation, ids, vectors = self._store.vectors()
+        with self._commits:  # a commit of this process may just be on its way in
+            if not self._is_current():
+                self._read_all()
+
+    def _is_current(self) -> bool:
+        with self._store.snapshot() as now:
+            return now.generation == self._generation
+
+    def _read_all(self) -> None:
+        with self._store.snapshot() as now:
+            generation, ids, vectors = now.vectors()
         fresh = self._empty()
         if ids:
             fresh.add_with_ids(check_vectors(vectors, self._dim), np.asarray(ids, np.int64))
         with self._lock:
-            if generation > self._generation:
-                self._index, self._generation = fresh, generation
+            self._index, self._generation = fresh, generation
 
-    def apply(self, change: Change) -> None:
-        """Follows a commit of this process. If another commit came between, the next ``refresh`` reads all again."""
+    def commit(self, write: Callable[[], Change | None]) -> Change | None:
+        """Runs ``write``, which commits to the store, and follows it."""
+        with self._commits:
+            change = write()
+            if change is not None:
+                self._apply(change)
+            return change
+
+    def _apply(self, change: Change) -> None:
+        """If another process committed in between, the next ``refresh`` reads all again."""
         with self._lock:
             if change.generation != self._generation + 1:
                 return
@@ -55,15 +74,28 @@ class VectorIndex:
                 self._index.add_with_ids(np.ascontiguousarray(change.vectors), np.asarray(change.added, np.int64))
             self._generation = change.generation
 
-    def search(self, query: FloatArray, limit: int, allowed: Sequence[int] | None = None) -> list[tuple[int, float]]:
-        """``(chunk id, cosine)``, best first, of ``allowed`` if given. ``query`` is ``[dim]``."""
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """No commit of this process while it lasts, and all earlier ones are in the index."""
+        with self._commits:
+            if not self._is_current():
+                self._read_all()
+            yield
+
+    def search(
+        self, query: FloatArray, limit: int, allowed: Sequence[int] | None = None
+    ) -> tuple[int, list[tuple[int, float]]]:
+        """The store's generation that was searched, and ``(chunk id, cosine)``, best first, of ``allowed`` if given.
+
+        ``query`` is ``[dim]``.
+        """
         vectors = check_vectors(query.reshape(1, -1), self._dim)
         with self._lock:
             limit = min(limit, int(self._index.ntotal))
             if limit == 0:
-                return []
+                return self._generation, []
             scores, ids = self._index.search(vectors, limit, params=_only(allowed))
-        return [(int(i), float(score)) for i, score in zip(ids[0], scores[0], strict=True) if i >= 0]
+            return self._generation, [(int(i), float(s)) for i, s in zip(ids[0], scores[0], strict=True) if i >= 0]
 
     def _empty(self) -> faiss.IndexIDMap2:
         return faiss.IndexIDMap2(faiss.IndexFlatIP(self._dim))

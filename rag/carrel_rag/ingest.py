@@ -78,11 +78,12 @@ class Ingester:
     def _index_one(self, item: Path | Document, source: str, metadata: Mapping[str, MetadataValue]) -> FileStatus:
         data = self._bytes_of(item)
         content_hash = hashlib.sha256(data).hexdigest()
-        old = self.store.find_document(document_id(source))
+        with self.store.snapshot() as now:
+            old = now.find_document(document_id(source))
+            twin = now.find_content(content_hash)
         merged = {**metadata, **(item.metadata if isinstance(item, Document) else {})}
         if old is not None and old.content_hash == content_hash and dict(old.metadata) == merged:
             return FileStatus(source=source, state="unchanged", num_chunks=old.num_chunks)
-        twin = self.store.find_content(content_hash)
         if twin is not None and twin.source != source:
             self._forget(source)
             return FileStatus(source=source, state="duplicate", duplicate_of=twin.source)
@@ -97,7 +98,7 @@ class Ingester:
             media_type=extracted.media_type,
             metadata={**extracted.metadata, **merged},
         )
-        self.index.apply(self.store.put(document, content_hash, chunks, vectors))
+        self.index.commit(lambda: self.store.put(document, content_hash, chunks, vectors))
         return FileStatus(source=source, state="updated" if old else "added", num_chunks=len(chunks))
 
     def _bytes_of(self, item: Path | Document) -> bytes:
@@ -119,9 +120,7 @@ class Ingester:
 
     def _forget(self, source: str) -> None:
         """A file that became a copy of another one loses what was stored of it before."""
-        change = self.store.delete(document_id(source))
-        if change is not None:
-            self.index.apply(change)
+        self.index.commit(lambda: self.store.delete(document_id(source)))
 
     def _embed(self, extracted: Extracted, chunks: Sequence[TextChunk]) -> FloatArray:
         contexts: dict[tuple[str, ...], str] = {}

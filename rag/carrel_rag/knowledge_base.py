@@ -75,7 +75,8 @@ def check_fingerprint(store: Store, expected: Mapping[str, str], where: str) -> 
     Raises:
         KnowledgeBaseMismatchError: what it was built with is not what it would be searched with.
     """
-    found = store.fingerprint()
+    with store.snapshot() as now:
+        found = now.fingerprint()
     if found is None:
         store.set_fingerprint(expected)
         return

@@ -161,28 +161,30 @@ class RAGPipeline:
     def documents(self) -> list[DocumentInfo]:
         """All documents, by source."""
         self._check_open()
-        return self._store.documents()
+        with self._store.snapshot() as now:
+            return now.documents()
 
     def document_text(self, document: DocumentInfo | str) -> str | None:
         """The text that offsets of chunks and citations count in; None if there is no such document."""
         self._check_open()
-        return self._store.document_text(self._find_id(document))
+        doc_id = self._find_id(document)
+        with self._store.snapshot() as now:
+            return now.document_text(doc_id)
 
     def delete(self, document: DocumentInfo | Document | str | os.PathLike[str]) -> bool:
         """Removes a document, given by its info, id, source or path; False if there was none."""
         self._check_open()
-        change = self._store.delete(self._find_id(document))
-        if change is not None:
-            self._index.apply(change)
-        return change is not None
+        doc_id = self._find_id(document)
+        return self._index.commit(lambda: self._store.delete(doc_id)) is not None
 
     def _find_id(self, document: DocumentInfo | Document | str | os.PathLike[str]) -> str:
         if isinstance(document, DocumentInfo):
             return document.id
         text = document.source if isinstance(document, Document) else os.fspath(document)
-        for candidate in (text, document_id(text), document_id(str(Path(text).resolve()))):
-            if self._store.find_document(candidate) is not None:
-                return candidate
+        with self._store.snapshot() as now:
+            for candidate in (text, document_id(text), document_id(str(Path(text).resolve()))):
+                if now.find_document(candidate) is not None:
+                    return candidate
         return text
 
     # ── questions ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 from carrel_rag.index import VectorIndex
 from carrel_rag.lexical import query_terms
-from carrel_rag.protocols import Embedder, Reranker
+from carrel_rag.protocols import Embedder, FloatArray, Reranker
 from carrel_rag.relevance import Question, make_question
 from carrel_rag.schema import Chunk, MetadataValue, RetrievedChunk
 from carrel_rag.store import Store
 from carrel_rag.text import cjk_share
 
 _RRF_K = 60  # Cormack, Clarke, Büttcher 2009
+_MAX_FREE_SEARCHES = 2  # before writers are asked to wait: a document replaced meanwhile would fall between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,23 +88,37 @@ class Retriever:
     def _search(
         self, question: str, where: Mapping[str, MetadataValue] | None
     ) -> tuple[list[RetrievedChunk], Question]:
-        self._index.refresh()
         terms = query_terms(question)
-        allowed = self._store.chunk_ids(where) if where else None
+        vector = self._embedder.embed_query(question)
+        for _ in range(_MAX_FREE_SEARCHES):
+            self._index.refresh()
+            found, analysed, in_step = self._search_once(question, vector, terms, where)
+            if in_step:
+                return found, analysed
+        with self._index.quiet():
+            found, analysed, _ = self._search_once(question, vector, terms, where)
+        return found, analysed
+
+    def _search_once(
+        self, question: str, vector: FloatArray, terms: Sequence[str], where: Mapping[str, MetadataValue] | None
+    ) -> tuple[list[RetrievedChunk], Question, bool]:
+        """What was found, the question weighed, and whether both searches saw the same documents."""
         limit = self._config.num_search
-        dense = self._index.search(self._embedder.embed_query(question), limit, allowed)
-        lexical = self._store.search_terms(terms, limit, allowed)
-        fused = fuse([dense, lexical], [1.0, 1.0 + cjk_share(question)])[
-            : max(self._config.num_rerank, self._config.top_k)
-        ]
-        chunks = self._store.chunks([chunk_id for chunk_id, _ in fused])
+        with self._store.snapshot() as now:
+            allowed = now.chunk_ids(where) if where else None
+            lexical = now.search_terms(terms, limit, allowed)
+            generation, dense = self._index.search(vector, limit, allowed)
+            fused = fuse([dense, lexical], [1.0, 1.0 + cjk_share(question)])
+            chunks = now.chunks([i for i, _ in fused[: max(self._config.num_rerank, self._config.top_k)]])
+            analysed = make_question(question, *now.document_frequencies(terms))
+            in_step = generation == now.generation
         cosines, bm25 = dict(dense), dict(lexical)
         found = [
             as_retrieved(chunks[i], score=score, dense_score=cosines.get(i), lexical_score=bm25.get(i))
             for i, score in fused
-            if i in chunks  # deleted between the search and now
+            if i in chunks
         ]
-        return found, make_question(question, *self._store.document_frequencies(terms))
+        return found, analysed, in_step
 
     def _judge(self, question: Question, found: Sequence[RetrievedChunk]) -> list[RetrievedChunk]:
         if self._reranker is None or not found:

@@ -104,8 +104,8 @@ class _Splitter:
 
     def _units(self) -> Iterator[_Unit]:
         spans = self._document.spans
-        following: list[Span | None] = [*spans[1:], None]
-        for span, after in zip(spans, following, strict=True):
+        for index, span in enumerate(spans):
+            after = spans[index + 1] if index + 1 < len(spans) else None
             if span.kind != "heading" or _is_bare(span, after) or span.end - span.start > _MAX_HEADING_CHARACTERS:
                 yield from self._units_of(span)
 

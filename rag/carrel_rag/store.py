@@ -21,9 +21,10 @@ import numpy as np
 from carrel_rag.errors import KnowledgeBaseClosedError, KnowledgeBaseError
 from carrel_rag.lexical import index_terms
 from carrel_rag.protocols import FloatArray
-from carrel_rag.schema import Chunk, Document, DocumentInfo, MetadataValue
+from carrel_rag.schema import Document
+from carrel_rag.snapshot import Snapshot, read_generation
 from carrel_rag.splitter import TextChunk
-from carrel_rag.store_schema import CHUNK_COLUMNS, DOCUMENT_COLUMNS, SCHEMA, document_id, to_chunk, to_info
+from carrel_rag.store_schema import SCHEMA, document_id
 
 _BUSY_SECONDS = 30.0
 
@@ -45,6 +46,7 @@ class Store:
         self._path = path
         self._closed = False
         self._write_lock = threading.Lock()
+        self._pool_lock = threading.Lock()  # so that a reader is not put back behind the back of close()
         self._readers: LifoQueue[sqlite3.Connection] = LifoQueue()
         try:
             self._writer = self._connect()
@@ -60,8 +62,8 @@ class Store:
         return connection
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection of its own for each thread that reads now; it sees one snapshot."""
+    def snapshot(self) -> Iterator[Snapshot]:
+        """The knowledge base as it is now; what is committed meanwhile is not seen. Any number may be open at once."""
         if self._closed:
             raise KnowledgeBaseClosedError("the knowledge base was closed; open it again.")
         try:
@@ -70,16 +72,17 @@ class Store:
             connection = self._connect()
         try:
             connection.execute("BEGIN")
-            yield connection
+            yield Snapshot(connection)
         finally:
             connection.execute("ROLLBACK")
             self._give_back(connection)
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
-        if self._closed:
-            connection.close()
-        else:
-            self._readers.put(connection)
+        with self._pool_lock:
+            if self._closed:
+                connection.close()
+            else:
+                self._readers.put(connection)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -96,21 +99,9 @@ class Store:
 
     # ── the manifest ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def fingerprint(self) -> dict[str, str] | None:
-        """What the knowledge base was built with; None before the first time."""
-        with self._reading() as db:
-            row = db.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone()
-        return json.loads(row[0]) if row else None
-
     def set_fingerprint(self, fingerprint: Mapping[str, str]) -> None:
         with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('fingerprint', ?)", (json.dumps(dict(fingerprint)),))
-
-    @property
-    def generation(self) -> int:
-        """Number of commits so far, of this process and of others."""
-        with self._reading() as db:
-            return _generation(db)
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -131,85 +122,9 @@ class Store:
             removed = _delete(db, doc_id)
             return Change(_next_generation(db), removed, [], np.zeros((0, 0), np.float32))
 
-    # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def documents(self) -> list[DocumentInfo]:
-        with self._reading() as db:
-            rows = db.execute(f"SELECT {DOCUMENT_COLUMNS} FROM documents ORDER BY source").fetchall()
-        return [to_info(row) for row in rows]
-
-    def find_document(self, doc_id: str) -> DocumentInfo | None:
-        return self._one_document("id = ?", doc_id)
-
-    def find_content(self, content_hash: str) -> DocumentInfo | None:
-        """A document of these bytes, under whatever name."""
-        return self._one_document("content_hash = ? ORDER BY created LIMIT 1", content_hash)
-
-    def _one_document(self, condition: str, value: str) -> DocumentInfo | None:
-        with self._reading() as db:
-            row = db.execute(f"SELECT {DOCUMENT_COLUMNS} FROM documents WHERE {condition}", (value,)).fetchone()
-        return to_info(row) if row else None
-
-    def document_text(self, doc_id: str) -> str | None:
-        """The whole text that offsets count in."""
-        with self._reading() as db:
-            row = db.execute("SELECT text FROM documents WHERE id = ?", (doc_id,)).fetchone()
-        return str(row[0]) if row else None
-
-    def chunks(self, ids: Sequence[int]) -> dict[int, Chunk]:
-        """Chunks by id; ids that are gone are left out."""
-        marks = ",".join("?" * len(ids))
-        query = f"SELECT {CHUNK_COLUMNS} FROM chunks c JOIN documents d ON d.id = c.document_id WHERE c.id IN ({marks})"
-        with self._reading() as db:
-            return {int(row[0]): to_chunk(row) for row in db.execute(query, list(ids))}
-
-    def search_terms(
-        self, terms: Sequence[str], limit: int, allowed: Sequence[int] | None = None
-    ) -> list[tuple[int, float]]:
-        """Chunk ids (of ``allowed``, if given) by descending BM25; any of the terms is enough."""
-        if not terms:
-            return []
-        only = "" if allowed is None else " AND rowid IN (SELECT value FROM json_each(:allowed))"
-        query = (
-            f"SELECT rowid, -bm25(terms) FROM terms WHERE terms MATCH :terms{only} ORDER BY rank, rowid LIMIT :limit"
-        )
-        values = {"terms": _match_any(terms), "limit": limit, "allowed": json.dumps(list(allowed or ()))}
-        with self._reading() as db:
-            return [(int(i), float(score)) for i, score in db.execute(query, values)]
-
-    def chunk_ids(self, where: Mapping[str, MetadataValue]) -> list[int]:
-        """The chunks of documents whose metadata has these values; ``document_id`` and ``source`` are keys, too."""
-        columns = {"document_id": "d.id", "source": "d.source"}
-        tests = [f"{columns[key]} IS ?" if key in columns else "json_extract(d.metadata, ?) IS ?" for key in where]
-        values: list[MetadataValue] = []
-        for key, value in where.items():
-            values += [value] if key in columns else [f'$."{key}"', value]
-        query = f"SELECT c.id FROM chunks c JOIN documents d ON d.id = c.document_id WHERE {' AND '.join(tests)}"
-        with self._reading() as db:
-            return [int(row[0]) for row in db.execute(query, values)]
-
-    def document_frequencies(self, terms: Sequence[str]) -> tuple[dict[str, int], int]:
-        """In how many chunks each term stands, and how many chunks there are."""
-        query = "SELECT count(*) FROM terms WHERE terms MATCH ?"
-        with self._reading() as db:
-            counts = {term: int(db.execute(query, (_match_any([term]),)).fetchone()[0]) for term in terms}
-            return counts, int(db.execute("SELECT count(*) FROM chunks").fetchone()[0])
-
-    def vectors(self) -> tuple[int, list[int], FloatArray]:
-        """``(generation, chunk ids, vectors [n, dim])`` of one snapshot."""
-        with self._reading() as db:
-            rows = db.execute("SELECT chunk_id, vector FROM vectors ORDER BY chunk_id").fetchall()
-            generation = _generation(db)
-        data = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f4")
-        return (
-            generation,
-            [int(row[0]) for row in rows],
-            data.reshape(len(rows), -1) if rows else np.zeros((0, 0), np.float32),
-        )
-
     def close(self) -> None:
         """Closes the file; may be called again. Reads in flight end first."""
-        with self._write_lock:
+        with self._write_lock, self._pool_lock:
             if self._closed:
                 return
             self._closed = True
@@ -218,19 +133,10 @@ class Store:
             self._writer.close()
 
 
-def _generation(db: sqlite3.Connection) -> int:
-    row = db.execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
-    return int(row[0]) if row else 0
-
-
 def _next_generation(db: sqlite3.Connection) -> int:
-    generation = _generation(db) + 1
+    generation = read_generation(db) + 1
     db.execute("INSERT OR REPLACE INTO meta VALUES ('generation', ?)", (str(generation),))
     return generation
-
-
-def _match_any(terms: Sequence[str]) -> str:
-    return " OR ".join('"' + term.replace('"', '""') + '"' for term in terms)
 
 
 def _delete(db: sqlite3.Connection, doc_id: str) -> list[int]:

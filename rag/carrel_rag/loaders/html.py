@@ -73,7 +73,7 @@ def _main_part(soup: BeautifulSoup) -> Tag:
         soup.find(True, attrs={"role": "main"}),
         articles[0] if len(articles) == 1 else None,
     ]
-    whole = soup.body or soup
+    whole = soup  # not its body: broken pages have text behind it
     enough = min(_MIN_MAIN_CHARACTERS, len(whole.get_text(strip=True)) // 3)
     for part in candidates:
         if isinstance(part, Tag) and len(part.get_text(strip=True)) >= enough:

@@ -95,15 +95,16 @@ def make_lines(glyphs: Iterable[Glyph], *, page_size: tuple[float, float]) -> li
     lines: list[Line] = []
     current: list[Glyph] = []
     for glyph in [*glyphs, Glyph("\n", 0, 0, 0, 0)]:
-        if glyph.char in "\r\n\u2028":
+        hyphenated = glyph.char in "\x02\ufffe"  # PDFium's sign for a hyphen at the end of a line
+        if hyphenated:
+            current.append(glyph._replace(char="-"))
+        if hyphenated or glyph.char in "\r\n\u2028":
             line = _make_line(current, page_size[1])
             if line is not None:
                 lines.append(line)
             current = []
         else:
-            current.append(
-                glyph._replace(char="-") if glyph.char in "\x02\ufffe" else glyph
-            )  # PDFium's end-of-line hyphen
+            current.append(glyph)
     return lines
 
 

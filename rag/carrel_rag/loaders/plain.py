@@ -6,7 +6,7 @@ import re
 
 from carrel_rag.loaders.extracted import Extracted, Span, clean_text
 
-_BLANK_LINE = re.compile(r"(?:\r\n|\r|\n)[^\S\r\n]*(?:\r\n|\r|\n)\s*")
+_BLANK_LINE = re.compile(r"(?:\r\n|\r(?!\n)|\n)[^\S\r\n]*(?:\r\n|\r|\n)\s*")
 
 
 def extract_plain(text: str) -> Extracted:

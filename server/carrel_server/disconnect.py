@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from carrel_server.errors import HttpError
+
 T = TypeVar("T")
 
 
@@ -17,6 +19,7 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         ClientDisconnect: the client left; ``work`` has ended by then, so the engine has been told.
+        HttpError: 503, the server ends before ``work`` does.
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnected(receive))
@@ -25,6 +28,8 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         if not task.done():
             raise ClientDisconnect
         return task.result()
+    except asyncio.CancelledError:  # only a server that ends cancels its requests
+        raise HttpError(503, "The server is shutting down.") from None
     finally:
         await _stop(watcher)
         await _stop(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from carrel_server.service import Service
 if TYPE_CHECKING:
     from carrel_server.cli.serve_plan import ServePlan
 
+LAST_WORDS = 2.0  # seconds for requests that were cut off to say so
+
 
 class CarrelServer(uvicorn.Server):
     """uvicorn that says when it is ready, ends with status 0 on a signal, and ends at once on the second one."""
@@ -35,6 +38,11 @@ class CarrelServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.server_state.tasks and not self.force_exit:  # cancelled: they tell their clients
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit

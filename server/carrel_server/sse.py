@@ -6,7 +6,6 @@ A frame is ``data: `` + one line of JSON + LF LF. Never CRLF (Dify splits on LF 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -17,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from carrel_server.disconnect import until_disconnect
-from carrel_server.errors import describe
+from carrel_server.errors import HttpError, describe
 from carrel_server.json_response import dumps
 
 logger = logging.getLogger(__name__)
@@ -54,8 +53,13 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._source):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            with contextlib.suppress(ClientDisconnect):
+            try:
                 await until_disconnect(receive, self._send_all(send))
+            except ClientDisconnect:
+                return
+            except HttpError as error:
+                await _send(send, frame(describe(error)[1]))
+                await _end(send)
 
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._events) as events:
@@ -66,8 +70,12 @@ class EventStream(Response):
                 logger.warning("A stream ended by an error.", exc_info=error)
                 await _send(send, frame(describe(error)[1]))
         await _send(send, DONE)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await _end(send)
 
 
 async def _send(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+async def _end(send: Send) -> None:
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

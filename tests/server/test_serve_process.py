@@ -107,6 +107,22 @@ def test_a_stream_may_finish_after_sigterm(start: Callable[..., Process], tiny_m
     assert process.wait() == 0
 
 
+def test_what_does_not_finish_in_time_is_told(
+    start: Callable[..., Process], tiny_models: Callable[[str], Path]
+) -> None:
+    options = ["--port", "0", "--kv-cache-memory-bytes", "8M", "--shutdown-timeout", "0"]
+    process = start(str(tiny_models("qwen2")), *options)
+    body = {"prompt": "你好", "max_tokens": 180, "n": 60, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", process.url() + "/v1/completions", json=body, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        process.process.send_signal(signal.SIGTERM)
+        events = [line for line in lines if line]
+    assert "shutting down" in events[-1] and events[-1].startswith('data: {"error":')
+    assert process.wait() == 0
+    assert "Traceback" not in "".join(process.err)
+
+
 def test_the_second_signal_ends_at_once(start: Callable[..., Process], tiny_models: Callable[[str], Path]) -> None:
     process = start(
         str(tiny_models("qwen2")), "--port", "0", "--kv-cache-memory-bytes", "8M", "--shutdown-timeout", "60"

@@ -101,7 +101,8 @@ def _roberta_pairs() -> processors.TemplateProcessing:
 
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path, *, chat_template: str | None = None, **names: Any) -> None:
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+    make_fast: Any = PreTrainedTokenizerFast  # transformers gives it no types
+    fast = make_fast(tokenizer_object=tokenizer, **names)
     if chat_template is not None:
         fast.chat_template = chat_template
     fast.save_pretrained(folder)
@@ -190,7 +191,8 @@ def random_model(name: str, config: dict[str, Any], *, seed: int = 0) -> PreTrai
 def save_model(
     model: PreTrainedModel, folder: Path, *, dtype: torch.dtype = torch.float32, shards: bool = False
 ) -> None:
-    model.to(dtype).save_pretrained(folder, max_shard_size="150KB" if shards else "5GB")
+    torch.nn.Module.to(model, dtype)  # in place
+    model.save_pretrained(folder, max_shard_size="150KB" if shards else "5GB")
 
 
 DECODER = {
@@ -260,7 +262,12 @@ def embedder(
     def make(folder: Path) -> None:
         if name.startswith("Qwen"):
             tokenizer = save_chatml_tokenizer(folder)
-            config = {**DECODER, "vocab_size": tokenizer.get_vocab_size(), "head_dim": 16, "pad_token_id": 0}
+            config: dict[str, Any] = {
+                **DECODER,
+                "vocab_size": tokenizer.get_vocab_size(),
+                "head_dim": 16,
+                "pad_token_id": 0,
+            }
         else:
             config = _encoder_parts(name, folder)
         save_model(random_model(name, config), folder, dtype=dtype)
@@ -327,7 +334,7 @@ def _rope(kind: str, **values: Any) -> dict[str, Any]:
 
 LLAMA3 = _rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
 YARN = _rope("yarn", factor=4.0, original_max_position_embeddings=512)
-WINDOWS = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}
+WINDOWS: dict[str, Any] = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}
 PROMPTS = {"query": "为这个句子生成表示以用于检索相关文章:", "passage": "passage: "}
 
 VARIANTS: dict[str, Maker] = {

@@ -243,6 +243,12 @@ def test_a_decoder_with_modules_is_an_embedder(read):
     assert config.embedding_dim == 32
 
 
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "num_attention_heads"])
+def test_a_size_that_is_missing_is_named(read, key):
+    with pytest.raises(UnsupportedModelError, match=f"lacks '{key}'"):
+        read({name: value for name, value in QWEN2.items() if name != key})
+
+
 def test_no_folder_no_config_and_no_json_are_told_apart(read, tmp_path):
     with pytest.raises(ModelNotFoundError, match="no folder"):
         ModelConfig.from_folder(tmp_path / "nowhere")

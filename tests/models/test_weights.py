@@ -29,6 +29,24 @@ def edit_config(folder, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def test_weights_outlive_their_file(copy):
+    folder = copy("bert-mean")
+    runner = open_runner(folder)
+    before = runner.model.embeddings.word.weight.clone()
+    path = folder / "model.safetensors"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert torch.equal(runner.model.embeddings.word.weight, before)
+
+
+def test_closing_twice_gives_the_weights_back_once(tiny_models):
+    for name in ("qwen2", "roberta-dense", "bert-reranker"):
+        runner = open_runner(tiny_models(name))
+        runner.close()
+        runner.close()
+        assert all(weight.is_meta for weight in runner.model.parameters())
+        assert runner.caches == []
+
+
 def test_missing_tensors_are_named(copy):
     folder = copy("qwen2")
     edit(folder, lambda tensors: tensors.pop("model.layers.1.self_attn.k_proj.weight"))

@@ -18,6 +18,13 @@ HEAD = "ForSequenceClassification"
 
 def read_model_config(folder: Path) -> ModelConfig:
     raw = read_config_json(folder)
+    try:
+        return _read(folder, raw)
+    except KeyError as error:
+        raise UnsupportedModelError(f"{folder} has a config that lacks {error}; download the model again.") from error
+
+
+def _read(folder: Path, raw: JsonObject) -> ModelConfig:
     architecture = _architecture(folder, raw)
     family = family_of(architecture)
     _refuse_quantised(folder, raw)

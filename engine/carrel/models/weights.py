@@ -127,7 +127,8 @@ def load_weights(
             found = "shapes that do not join" if tensor is None else str(tuple(tensor.shape))
             wrong.append(f"{' + '.join(sources[name])}: {found}, expected {tuple(parameter.shape)}")
             continue
-        _assign(module, name, tensor.to(device=device, dtype=dtype))
+        # A tensor of a file may be a view of it; ours must outlive the file and count as memory taken.
+        _assign(module, name, tensor.to(device=device, dtype=dtype, copy=len(sources[name]) == 1))
     if wrong:
         raise WeightsError(f"Weights in {checkpoint.folder} do not fit config.json: {_some(wrong)}.")
 

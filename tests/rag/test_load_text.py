@@ -96,6 +96,10 @@ def test_csv_with_semicolons_and_decimal_commas(data: Path) -> None:
     assert "Straße: Gänsemarkt 17; Größe: 40 m²; Preis: 3.980,50 €" in document.text
 
 
+def test_a_first_column_without_a_name_names_its_rows() -> None:
+    assert load_bytes(b",spring,autumn\nferns,12,7\n", "t.csv").text == "ferns; spring: 12; autumn: 7"
+
+
 def test_csv_values_beyond_the_header_are_kept() -> None:
     assert load_bytes(b"a,b\n1,2,3\n", "t.csv").text == "a: 1; b: 2; column 3: 3"
 

@@ -62,6 +62,8 @@ def _remove_furniture(soup: BeautifulSoup) -> None:
 def _is_furniture(tag: Tag) -> bool:
     if tag.has_attr("hidden") or str(tag.get("role", "")) in _DROPPED_ROLES:
         return True
+    if tag.name in ("ul", "ol") and tag.find_parent("header"):
+        return True  # menus and lists of languages beside the page's title
     classes = tag.get_attribute_list("class")
     return any(name in _DROPPED_CLASSES for name in classes if name)
 

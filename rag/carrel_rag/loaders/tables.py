@@ -13,10 +13,11 @@ Row = Sequence[str]
 def is_header(first: Row, others: Sequence[Row]) -> bool:
     """Whether the first row names columns: full, distinct, and no number unless numbers stand nowhere below.
 
-    Neighbours may have the same name: a cell that spans two columns.
+    Neighbours may have the same name: a cell that spans two columns. The first name may be missing: its column names
+    the rows.
     """
     cells = [cell.strip() for cell in first]
-    names = [cell for cell, _ in itertools.groupby(cells)]
+    names = [cell for cell, _ in itertools.groupby(cells[1:] if cells and not cells[0] else cells)]
     if len(names) < 2 or not others or not all(names) or len(set(names)) != len(names):
         return False
     if not any(_NUMBER.fullmatch(cell) for cell in cells):
@@ -34,7 +35,7 @@ def render_row(header: Row | None, row: Row) -> str:
     if header is None:
         return " | ".join(cell for cell in cells if cell)
     names = [" ".join(name.split()) for name in header] + [f"column {i + 1}" for i in range(len(header), len(cells))]
-    return "; ".join(f"{name}: {cell}" for name, cell in zip(names, cells, strict=False) if cell)
+    return "; ".join(f"{name}: {cell}" if name else cell for name, cell in zip(names, cells, strict=False) if cell)
 
 
 def render_table(rows: Sequence[Row]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_chat_with_one_question(run: Run) -> None:
 
 def test_a_conversation_remembers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines of the standard input are questions, until it ends."""
-    from carrel_server.cli import carrel
+    from carrel_server.cli.group import carrel
 
     result = CliRunner().invoke(carrel, ["chat", "--max-tokens", "4", "--temperature", "0"], input="你好\n\nhi\n")
     assert result.exit_code == 0
@@ -116,3 +117,14 @@ def test_no_text_at_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert run("embed")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"), [("click", ["--version"]), ("faiss", ["ask", "a", "--knowledge-base", "b"])]
+)
+def test_a_missing_package_is_told(package: str, arguments: list[str]) -> None:
+    """As in an install without the extras; a process of its own, as modules are imported once."""
+    code = f"import sys; sys.modules[{package!r}] = None; from carrel_server.cli import main; main({arguments!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"Error: the package '{package}' is not installed: pip install 'carrel[server]'")

@@ -8,6 +8,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from carrel.outputs import EmbeddingOutput, EmbeddingRequestOutput
+from carrel_server.errors import HttpError
+from carrel_server.routes.embeddings import check_finite
 
 TEXTS = ["图书馆很安静。", "The river runs below the hill.", "检索和重排"]
 
@@ -117,3 +120,12 @@ def test_bad_fields(client: httpx.Client, fields: dict[str, Any], word: str) -> 
     answer = client.post("/v1/embeddings", json=fields)
     assert answer.status_code == 400, answer.text
     assert word in answer.json()["error"]["message"]
+
+
+def test_vectors_that_are_not_finite_never_leave() -> None:
+    vectors = [np.array(values, dtype=np.float32) for values in ([1.0, 0.0], [np.nan, 0.0], [np.inf, 1.0])]
+    outputs = [EmbeddingRequestOutput("id", EmbeddingOutput(vector), [1]) for vector in vectors]
+    check_finite(outputs[:1])
+    with pytest.raises(HttpError, match=r"\[1, 2\]") as error:
+        check_finite(outputs)
+    assert error.value.status == 500

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 import pytest
-from carrel_server.cli import carrel
+from carrel_server.cli.group import carrel
 from carrel_server.cli.parameters import parse_model
 from carrel_server.cli.serve import serve, spread_values
 from carrel_server.cli.serve_plan import ServePlan, plan_serve
@@ -186,6 +186,8 @@ def test_version() -> None:
 
 def test_the_command_line_starts_quickly() -> None:
     """Nothing heavy is imported for ``--help``."""
-    code = "import sys, carrel_server.cli; print({'torch', 'fastapi', 'uvicorn', 'transformers'} & set(sys.modules))"
+    code = (
+        "import sys, carrel_server.cli.group; print({'torch', 'fastapi', 'uvicorn', 'transformers'} & set(sys.modules))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.strip() == "set()"

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from server_threads import raw_exchange
 
 MESSAGES = [{"role": "user", "content": "图书馆里有什么?😀"}]
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24, "ignore_eos": True}
@@ -160,3 +161,15 @@ def test_completions_stream(client: httpx.Client) -> None:
         assert mine[-1]["finish_reason"] == "length" and mine[-1]["text"] == ""
     assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] == 24
     assert chunks[0]["object"] == "text_completion"
+
+
+def test_spring_ais_request_of_a_stream(url: str) -> None:
+    """Java's HttpClient: an offer of h2c, chunked, head and body in two segments."""
+    body = json.dumps({"messages": MESSAGES, **GREEDY, "stream": True}).encode()
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nHost: x\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    answer = raw_exchange(url, [head, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)], until=b"[DONE]")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"finish_reason":"length"' in answer

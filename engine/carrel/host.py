@@ -47,7 +47,7 @@ class EngineHost:
         OutOfMemoryError: the models do not fit the machine.
     """
 
-    def __init__(self, models: Sequence[ModelSpec], config: EngineConfig | None = None) -> None:
+    def __init__(self, models: Sequence[ModelSpec | ModelSource], config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
         self.metrics = EngineMetrics()
         self._seeds = itertools.count()

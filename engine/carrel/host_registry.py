@@ -39,12 +39,13 @@ class HostRegistry:
             ModelError, OutOfMemoryError: as of :class:`~carrel.host.EngineHost`; nothing is kept then.
         """
         config = config or EngineConfig()
-        key = (tuple(find_sources(models, config)), config)
+        sources = find_sources(models, config)
+        key = (tuple(sources), config)
         entry = self._enter(key)
         try:
             with entry.loading:
                 if entry.host is None:
-                    entry.host = EngineHost(models, config)
+                    entry.host = EngineHost(sources, config)
                 return entry.host
         except BaseException:
             self._leave(entry)

@@ -24,9 +24,16 @@ class TokensPrompt(TypedDict):
     prompt_token_ids: list[int]
 
 
-Prompt = str | Sequence[int] | TokensPrompt
-Prompts = Prompt | Sequence[str] | Sequence[Sequence[int]] | Sequence[TokensPrompt]
+class TextPrompt(TypedDict):
+    """A prompt that is text, in vLLM's long form."""
+
+    prompt: str
+
+
+Prompt = str | Sequence[int] | TokensPrompt | TextPrompt
+Prompts = Prompt | Sequence[str] | Sequence[Sequence[int]] | Sequence[TokensPrompt | TextPrompt]
 Messages = Sequence[Message]
+PROMPT_FORMS = "A prompt is a string, a list of token ids, {'prompt_token_ids': [...]} or {'prompt': '...'}."
 QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query",), ("document", "passage")  # names in config_sentence_transformers.json
 
 
@@ -47,6 +54,8 @@ def as_prompts(prompts: Prompts) -> list[Prompt]:
     """
     if isinstance(prompts, str | Mapping):
         return [prompts]
+    if not isinstance(prompts, Sequence):
+        raise RequestError(f"{PROMPT_FORMS} Got {type(prompts).__name__}.", param="prompt")
     items: list[Any] = list(prompts)
     if not items:
         raise RequestError("There is no prompt: the list is empty.", param="prompt")
@@ -67,13 +76,19 @@ def tokenize_prompt(model: HostedModel, prompt: Prompt, *, add_special_tokens: b
     Raises:
         RequestError: it is empty, or it holds something that is no token of this model.
     """
-    if isinstance(prompt, str):
-        token_ids = model.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
-        return TokenizedPrompt(prompt, check_token_ids(model, token_ids))
+    text = _text_of(prompt)
+    if text is not None:
+        token_ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return TokenizedPrompt(text, check_token_ids(model, token_ids))
     ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt
     if not isinstance(ids, Sequence) or isinstance(ids, str | bytes):
-        raise RequestError("A prompt is a string, a list of token ids, or {'prompt_token_ids': [...]}.", param="prompt")
+        raise RequestError(f"{PROMPT_FORMS} Got {type(prompt).__name__}.", param="prompt")
     return TokenizedPrompt(None, check_token_ids(model, list(ids)))
+
+
+def _text_of(prompt: Any) -> str | None:
+    text = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt
+    return text if isinstance(text, str) else None
 
 
 def check_token_ids(model: HostedModel, token_ids: list[int]) -> list[int]:
@@ -191,8 +206,8 @@ def generation_requests(
 
 def pooling_prompt(model: HostedModel, prompt: Prompt, params: PoolingParams) -> TokenizedPrompt:
     """Tokens of one input, with the model's prompt for its kind before it, and cut if ``params`` ask for that."""
-    if isinstance(prompt, str):
-        prompt = _prompt_prefix(model, params) + prompt
+    text = _text_of(prompt)
+    prompt = prompt if text is None else _prompt_prefix(model, params) + text
     tokenized = tokenize_prompt(model, prompt)
     limit = pooling_limit(model, params.truncate_prompt_tokens)
     if len(tokenized.token_ids) <= limit:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from carrel import hub
@@ -18,6 +19,7 @@ class ModelSource:
 
     name: str
     names: tuple[str, ...]
+    short_name: str | None  # of ``names`` the last part of the path, which clients use: kept only if it is unique
     task: Task
     folder: Path
     dtype: str
@@ -30,8 +32,8 @@ class ModelSource:
         return self.folder, self.dtype
 
 
-def find_sources(specs: Sequence[ModelSpec], config: EngineConfig) -> list[ModelSource]:
-    """Find every model, before any is loaded, so that a wrong name costs no time.
+def find_sources(specs: Sequence[ModelSpec | ModelSource], config: EngineConfig) -> list[ModelSource]:
+    """Find every model, before any is loaded, so that a wrong name costs no time. Sources are found already.
 
     Raises:
         ModelNotFoundError, UnsupportedModelError, WeightsError: as of :func:`hub.resolve` and the configuration.
@@ -41,33 +43,45 @@ def find_sources(specs: Sequence[ModelSpec], config: EngineConfig) -> list[Model
         raise InvalidParamsError("Name at least one model to host.", param="models")
     if config.trust_remote_code:
         raise UnsupportedModelError("trust_remote_code is not supported: carrel runs no code out of model folders.")
-    sources = [_find(spec, config) for spec in specs]
-    names = [name for source in sources for name in source.names]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    sources = [spec if isinstance(spec, ModelSource) else _find(spec, config) for spec in specs]
+    return _named(sources)
+
+
+def _named(sources: list[ModelSource]) -> list[ModelSource]:
+    """Without the short names that would mean several models.
+
+    Raises:
+        InvalidParamsError: names that the caller gave mean several models.
+    """
+    count = Counter(name for source in sources for name in source.names)
+    kept = [
+        replace(source, names=tuple(name for name in source.names if count[name] == 1 or name != source.short_name))
+        for source in sources
+    ]
+    count = Counter(name for source in kept for name in source.names)
+    name, number = count.most_common(1)[0]
+    if number > 1:
         raise InvalidParamsError(
-            f"Several models are named {twice[0]!r}. Give each its own served_model_name.", param="served_model_name"
+            f"Several models are named {name!r}. Give each its own served_model_name; an embedding model need not be "
+            "named as a reranker too, it ranks by the cosine anyway.",
+            param="served_model_name",
         )
-    return sources
+    return kept
 
 
 def _find(spec: ModelSpec, config: EngineConfig) -> ModelSource:
     folder = hub.resolve(spec.name)
+    short = folder.name if Path(spec.name).expanduser().is_dir() else spec.name.rsplit("/", 1)[-1]
     return ModelSource(
         name=spec.name,
-        names=spec.served_model_name or _default_names(spec.name, folder),
+        names=spec.served_model_name or tuple(dict.fromkeys((spec.name, short))),
+        short_name=None if spec.served_model_name or short == spec.name else short,
         task=spec.task or hub.starter_task(spec.name) or ModelConfig.from_folder(folder).task,
         folder=folder,
         dtype=spec.dtype or config.dtype,
         max_model_len=spec.max_model_len or config.max_model_len,
         chat_template=spec.chat_template,
     )
-
-
-def _default_names(name: str, folder: Path) -> tuple[str, ...]:
-    """The name as given, and its last part: clients drop the path."""
-    last = folder.name if Path(name).expanduser().is_dir() else name.rsplit("/", 1)[-1]
-    return tuple(dict.fromkeys((name, last)))
 
 
 def check_task(source: ModelSource, detected: Task) -> None:

@@ -140,9 +140,11 @@ def test_empty_prompts(llm, prompt):
         llm.generate(prompt)
 
 
-@pytest.mark.parametrize("prompt", [[-1], [1.5], [True], [10**9], [None], 7, [{"text": "a"}], [object()]])
+@pytest.mark.parametrize(
+    "prompt", [[-1], [1.5], [True], [10**9], [None], 7, {"text": "a"}, [{"prompt": 5}], [object()]]
+)
 def test_prompts_that_are_none(llm, prompt):
-    with pytest.raises((RequestError, TypeError)):
+    with pytest.raises(RequestError):
         llm.generate(prompt)
 
 

@@ -131,6 +131,15 @@ def test_prompts_as_token_ids(llm):
         assert output.outputs[0].text == by_text.outputs[0].text
 
 
+def test_prompts_in_the_long_form(llm):
+    short, long = (
+        llm.generate("图书馆", GREEDY, use_tqdm=False),
+        llm.generate({"prompt": "图书馆"}, GREEDY, use_tqdm=False),
+    )
+    assert short[0].outputs == long[0].outputs
+    assert long[0].prompt == "图书馆"
+
+
 def test_parameters_for_each_prompt(llm):
     params = [replace(GREEDY, max_tokens=2), replace(GREEDY, max_tokens=5)]
     assert [len(ids) for ids in tokens(llm.generate(["a", "b"], params, use_tqdm=False))] == [2, 5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 import time
 import weakref
@@ -122,6 +123,16 @@ def test_a_dead_host_is_not_handed_out_again(tiny_models):
     assert fresh.is_alive
     registry.release(fresh)
     assert not fresh.is_alive
+
+
+def test_short_names_are_kept_only_if_they_mean_one_model(tiny_models, tmp_path):
+    for part, name in (("chat", "qwen2"), ("vectors", "bert-mean")):
+        shutil.copytree(tiny_models(name), tmp_path / part / "模型")
+    chat, vectors = str(tmp_path / "chat" / "模型"), str(tmp_path / "vectors" / "模型")
+    with LLM(chat, embedding_model=vectors, **SMALL) as llm:
+        assert [model.names for model in llm.host.models.values()] == [(chat,), (vectors,)]
+    with LLM(chat, **SMALL) as llm:
+        assert llm.host.get("模型", "chat").names == (chat, "模型")
 
 
 def test_notebook_cells_that_open_and_close_leave_nothing(tiny_models):

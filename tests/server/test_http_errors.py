@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from carrel.async_llm import AsyncLLM
+from carrel.config import EngineConfig, ModelSpec
 from carrel.errors import EngineClosedError, EngineDeadError, ModelNotFoundError, QueueFullError, StepError
 from carrel.host import EngineHost
 from carrel_server import ServerSettings, create_app
@@ -140,3 +143,38 @@ async def test_many_at_once(url: str) -> None:
         jobs = [(status, client.post(path, json=body)) for path, body, status in (good + bad) * 8]
         answers = await asyncio.gather(*(job for _, job in jobs))
     assert [answer.status_code for answer in answers] == [status for status, _ in jobs]
+
+
+@contextmanager
+def own_server(folder: Path, **options: Any) -> Iterator[tuple[EngineHost, str]]:
+    """An engine that a test may break, and its server."""
+    config = EngineConfig(device="cpu", kv_cache_memory_bytes=1024 * 1024, **options)
+    with (
+        EngineHost([ModelSpec(name=str(folder))], config) as engine,
+        running(create_app(AsyncLLM(host=engine))) as url,
+    ):
+        yield engine, url
+
+
+def test_a_closed_engine_is_not_ready(tiny_models: Callable[[str], Path]) -> None:
+    body = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 1}
+    with own_server(tiny_models("qwen2")) as (own, url):
+        assert httpx.get(url + "/health").status_code == 200
+        own.close()
+        assert httpx.get(url + "/health/live").status_code == 200
+        for answer in (
+            httpx.get(url + "/health"),
+            httpx.get(url + "/health/ready"),
+            httpx.post(url + "/v1/chat/completions", json=body),
+            httpx.post(url + "/v1/chat/completions", json={**body, "stream": True}),
+        ):
+            assert answer.status_code == 503
+            assert error_of(answer)["type"] == "ServiceUnavailableError"
+            assert answer.headers["retry-after"] == "1"
+
+
+def test_a_full_queue_is_a_503(tiny_models: Callable[[str], Path]) -> None:
+    with own_server(tiny_models("qwen2"), max_queued_requests=1) as (_, url):
+        answer = httpx.post(url + "/v1/completions", json={"prompt": "a", "n": 5, "max_tokens": 1})
+        assert answer.status_code == 503
+        assert httpx.post(url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Unpack, cast
 
 from carrel.errors import InvalidParamsError
 
@@ -20,6 +20,8 @@ from carrel_rag.index import VectorIndex
 from carrel_rag.ingest import Ingester, Source
 from carrel_rag.knowledge_base import DEFAULT_NAME, check_fingerprint, open_store
 from carrel_rag.loaders import Limits
+from carrel_rag.loaders.extracted import clean_text
+from carrel_rag.options import AskOptions, check_mode, context_tokens, default_splitter, fingerprint
 from carrel_rag.protocols import ChatModel, Embedder, Reranker
 from carrel_rag.retriever import Retrieval, Retriever, RetrieverConfig
 from carrel_rag.schema import (
@@ -34,15 +36,12 @@ from carrel_rag.schema import (
     RetrievedChunk,
 )
 from carrel_rag.score_cache import CachedReranker
-from carrel_rag.splitter import SPLITTER_VERSION, SplitterConfig
+from carrel_rag.splitter import SplitterConfig
 from carrel_rag.store import Store
-from carrel_rag.store_schema import STORE_VERSION, document_id
+from carrel_rag.store_schema import document_id
 
 if TYPE_CHECKING:
     from carrel import LLM
-
-_CONTEXT_SHARE = 5  # a fifth of the embedder's tokens, at most, goes to title and headings
-_MAX_CONTEXT_TOKENS = 48
 
 
 class RAGPipeline:
@@ -200,27 +199,9 @@ class RAGPipeline:
         """The best passages, best first; those below ``min_score`` are left out. ``where`` filters by metadata."""
         return self._retrieve(question, top_k, min_score, where).chunks
 
-    def ask(
-        self,
-        question: str,
-        *,
-        top_k: int | None = None,
-        min_score: float | None = None,
-        where: Mapping[str, MetadataValue] | None = None,
-        mode: Mode | None = None,
-        max_tokens: int = 512,
-        temperature: float = 0.0,
-    ) -> Answer:
+    def ask(self, question: str, **options: Unpack[AskOptions]) -> Answer:
         """An answer with citations; ``abstained`` when the documents hold none. Options as in :meth:`stream`."""
-        for event in self.stream(
-            question,
-            top_k=top_k,
-            min_score=min_score,
-            where=where,
-            mode=mode,
-            max_tokens=max_tokens,
-            temperature=temperature,
-        ):
+        for event in self.stream(question, **options):
             if isinstance(event, AnswerEvent):
                 return event.answer
         raise AssertionError("a stream ends with its answer")
@@ -248,34 +229,21 @@ class RAGPipeline:
         Raises:
             InvalidParamsError: an empty question, an unknown mode, or ``generative`` without a chat model.
         """
+        self._check_question(question, top_k)
         chosen = self._choose_mode(mode)
-        started = time.perf_counter()
-        retrieval = self._retrieve(question, top_k, min_score, where)
-        yield from self._answerer.stream(
-            retrieval, chosen, started=started, max_tokens=max_tokens, temperature=temperature
-        )
 
-    async def aask(
-        self,
-        question: str,
-        *,
-        top_k: int | None = None,
-        min_score: float | None = None,
-        where: Mapping[str, MetadataValue] | None = None,
-        mode: Mode | None = None,
-        max_tokens: int = 512,
-        temperature: float = 0.0,
-    ) -> Answer:
+        def events() -> Iterator[Event]:
+            started = time.perf_counter()
+            retrieval = self._retrieve(question, top_k, min_score, where)
+            yield from self._answerer.stream(
+                retrieval, chosen, started=started, max_tokens=max_tokens, temperature=temperature
+            )
+
+        return events()
+
+    async def aask(self, question: str, **options: Unpack[AskOptions]) -> Answer:
         """:meth:`ask` for asyncio; cancelling it stops the chat model."""
-        events = self.astream(
-            question,
-            top_k=top_k,
-            min_score=min_score,
-            where=where,
-            mode=mode,
-            max_tokens=max_tokens,
-            temperature=temperature,
-        )
+        events = self.astream(question, **options)
         answer: Answer | None = None
         async for event in events:
             if isinstance(event, AnswerEvent):
@@ -283,29 +251,9 @@ class RAGPipeline:
         assert answer is not None, "a stream ends with its answer"
         return answer
 
-    def astream(
-        self,
-        question: str,
-        *,
-        top_k: int | None = None,
-        min_score: float | None = None,
-        where: Mapping[str, MetadataValue] | None = None,
-        mode: Mode | None = None,
-        max_tokens: int = 512,
-        temperature: float = 0.0,
-    ) -> AsyncIterator[Event]:
+    def astream(self, question: str, **options: Unpack[AskOptions]) -> AsyncIterator[Event]:
         """:meth:`stream` for asyncio; leaving the loop over it stops the chat model."""
-        return iterate_in_thread(
-            self.stream(
-                question,
-                top_k=top_k,
-                min_score=min_score,
-                where=where,
-                mode=mode,
-                max_tokens=max_tokens,
-                temperature=temperature,
-            )
-        )
+        return iterate_in_thread(self.stream(question, **options))
 
     async def aadd(
         self,
@@ -320,12 +268,15 @@ class RAGPipeline:
     def _retrieve(
         self, question: str, top_k: int | None, min_score: float | None, where: Mapping[str, MetadataValue] | None
     ) -> Retrieval:
+        self._check_question(question, top_k)
+        return self._retriever.retrieve(clean_text(question), top_k=top_k, min_score=min_score, where=where)
+
+    def _check_question(self, question: str, top_k: int | None) -> None:
         self._check_open()
         if not question.strip():
             raise InvalidParamsError("the question is empty.", param="question")
         if top_k is not None and top_k < 1:
             raise InvalidParamsError(f"top_k must be at least 1, got {top_k}.", param="top_k")
-        return self._retriever.retrieve(question, top_k=top_k, min_score=min_score, where=where)
 
     def _choose_mode(self, mode: Mode | None) -> AnswerMode:
         wanted = check_mode(mode or self._mode)
@@ -357,36 +308,3 @@ class RAGPipeline:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-def check_mode(mode: Mode) -> Mode:
-    """``mode`` itself.
-
-    Raises:
-        InvalidParamsError: it is none.
-    """
-    if mode not in ("auto", "generative", "extractive"):
-        raise InvalidParamsError(f"mode must be 'auto', 'generative' or 'extractive', got {mode!r}.", param="mode")
-    return mode
-
-
-def context_tokens(embedder: Embedder) -> int:
-    """Tokens kept free for title and headings in front of each chunk."""
-    return min(_MAX_CONTEXT_TOKENS, embedder.max_tokens // _CONTEXT_SHARE)
-
-
-def default_splitter(embedder: Embedder) -> SplitterConfig:
-    """192 tokens a chunk, or what the embedder takes beside title and headings."""
-    chunk = max(16, min(SplitterConfig().chunk_tokens, embedder.max_tokens - context_tokens(embedder) - 2))
-    return SplitterConfig(chunk_tokens=chunk, overlap_tokens=min(SplitterConfig().overlap_tokens, chunk // 4))
-
-
-def fingerprint(embedder: Embedder, splitter: SplitterConfig) -> dict[str, str]:
-    """All that must stay the same over the life of a knowledge base."""
-    return {
-        **embedder.fingerprint,
-        "store": STORE_VERSION,
-        "splitter": SPLITTER_VERSION,
-        "chunk_tokens": str(splitter.chunk_tokens),
-        "overlap_tokens": str(splitter.overlap_tokens),
-    }

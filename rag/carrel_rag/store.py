@@ -48,17 +48,22 @@ class Store:
         self._write_lock = threading.Lock()
         self._pool_lock = threading.Lock()  # so that a reader is not put back behind the back of close()
         self._readers: LifoQueue[sqlite3.Connection] = LifoQueue()
-        try:
-            self._writer = self._connect()
-            self._writer.executescript(SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise KnowledgeBaseError(f"{path} is not a knowledge base of carrel: {error}.") from error
+        self._writer = self._connect(SCHEMA)
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")  # a crash of the machine may lose the last commits, never break
-        connection.execute("PRAGMA foreign_keys=ON")
+    def _connect(self, script: str = "") -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = sqlite3.connect(
+                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")  # a power cut may lose the last commits, never break
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.executescript(script)
+        except sqlite3.DatabaseError as error:
+            if connection is not None:
+                connection.close()
+            raise KnowledgeBaseError(f"{self._path} is not a knowledge base of carrel: {error}.") from error
         return connection
 
     @contextmanager
@@ -92,10 +97,12 @@ class Store:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
-            self._writer.execute("COMMIT")
+                self._writer.execute("COMMIT")
+            except sqlite3.Error as error:  # such as a full disk
+                raise KnowledgeBaseError(f"the knowledge base {self._path} cannot be written: {error}.") from error
+            finally:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
 
     # ── the manifest ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -87,8 +88,9 @@ class ScriptedChat(WordCounter):
     name = "scripted"
     is_starter = False
 
-    def __init__(self, reply: str, *, max_model_len: int = 4096, piece: int = 3) -> None:
+    def __init__(self, reply: str, *, max_model_len: int = 4096, piece: int = 3, pause: float = 0.0) -> None:
         self._reply = reply
+        self._pause = pause  # seconds before each piece
         self._piece = piece
         self.max_model_len = max_model_len
         self.asked: list[list[Message]] = []
@@ -104,6 +106,7 @@ class ScriptedChat(WordCounter):
             for count, start in enumerate(range(0, len(self._reply), self._piece), start=1):
                 piece = self._reply[start : start + self._piece]
                 last = start + self._piece >= len(self._reply)
+                time.sleep(self._pause)
                 yield ChatDelta(piece, prompt_tokens, count, "stop" if last else None)
         finally:
             self.closed.set()

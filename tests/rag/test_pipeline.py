@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,19 @@ async def test_asking_from_asyncio(tmp_path: Path) -> None:
         assert chat.closed.wait(5)
 
 
+async def test_cancelling_a_question_stops_the_chat_model(tmp_path: Path) -> None:
+    chat = ScriptedChat("word " * 1000, pause=0.01)
+    with RAGPipeline.open(tmp_path, embedder=FakeEmbedder(), reranker=FakeReranker(), chat=chat) as rag:
+        rag.add(HARBOUR, use_tqdm=False)
+        task = asyncio.create_task(rag.aask("How many lanterns?"))
+        while not chat.asked:
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(chat.closed.wait, 5)
+
+
 def test_the_auto_mode(tmp_path: Path) -> None:
     starter = ScriptedChat("nonsense")
     starter.is_starter = True
@@ -203,6 +217,9 @@ def test_the_auto_mode(tmp_path: Path) -> None:
 def test_bad_questions_and_options(pipeline: RAGPipeline, tmp_path: Path) -> None:
     with pytest.raises(InvalidParamsError, match="question is empty"):
         pipeline.ask(" \u3000")
+    with pytest.raises(InvalidParamsError, match="mode must be"):
+        pipeline.stream("x", mode="magic")  # type: ignore[arg-type]  # at the call, not at the first event
+    assert pipeline.ask("half a sign: \ud83d").abstained
     with pytest.raises(InvalidParamsError, match="mode must be"):
         pipeline.ask("x", mode="magic")  # type: ignore[arg-type]
     with pytest.raises(InvalidParamsError, match="needs a chat model"):

@@ -1,0 +1,60 @@
+"""What can be chosen for one question, and what follows from a model for a whole knowledge base. Knows no database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+from carrel.errors import InvalidParamsError
+
+from carrel_rag.protocols import Embedder
+from carrel_rag.schema import MetadataValue, Mode
+from carrel_rag.splitter import SPLITTER_VERSION, SplitterConfig
+from carrel_rag.store_schema import STORE_VERSION
+
+_CONTEXT_SHARE = 5  # a fifth of the embedder's tokens, at most, goes to title and headings
+_MAX_CONTEXT_TOKENS = 48
+
+
+class AskOptions(TypedDict, total=False):
+    """The keyword arguments of a question; :meth:`RAGPipeline.stream` says what each means."""
+
+    top_k: int | None
+    min_score: float | None
+    where: Mapping[str, MetadataValue] | None
+    mode: Mode | None
+    max_tokens: int
+    temperature: float
+
+
+def check_mode(mode: Mode) -> Mode:
+    """``mode`` itself.
+
+    Raises:
+        InvalidParamsError: it is none.
+    """
+    if mode not in ("auto", "generative", "extractive"):
+        raise InvalidParamsError(f"mode must be 'auto', 'generative' or 'extractive', got {mode!r}.", param="mode")
+    return mode
+
+
+def context_tokens(embedder: Embedder) -> int:
+    """Tokens kept free for title and headings in front of each chunk."""
+    return min(_MAX_CONTEXT_TOKENS, embedder.max_tokens // _CONTEXT_SHARE)
+
+
+def default_splitter(embedder: Embedder) -> SplitterConfig:
+    """192 tokens a chunk, or what the embedder takes beside title and headings."""
+    chunk = max(16, min(SplitterConfig().chunk_tokens, embedder.max_tokens - context_tokens(embedder) - 2))
+    return SplitterConfig(chunk_tokens=chunk, overlap_tokens=min(SplitterConfig().overlap_tokens, chunk // 4))
+
+
+def fingerprint(embedder: Embedder, splitter: SplitterConfig) -> dict[str, str]:
+    """All that must stay the same over the life of a knowledge base."""
+    return {
+        **embedder.fingerprint,
+        "store": STORE_VERSION,
+        "splitter": SPLITTER_VERSION,
+        "chunk_tokens": str(splitter.chunk_tokens),
+        "overlap_tokens": str(splitter.overlap_tokens),
+    }

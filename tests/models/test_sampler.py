@@ -167,6 +167,14 @@ def test_tokens_outside_of_the_vocabulary_are_not_penalised():
     sample(logits_of(1), [request([1, 2, VOCAB + 5], [3], repetition_penalty=2.0, presence_penalty=1.0)])
 
 
+@pytest.mark.parametrize("repetition_penalty", [1e-45, 1e-20, 1e20, 1e38])
+def test_extreme_values_still_give_a_token(repetition_penalty):
+    logits = logits_of(2, scale=1e4)
+    extreme = {"repetition_penalty": repetition_penalty, "temperature": 1e-12, "top_p": 1e-9, "min_p": 1.0}
+    for token in sample(logits, [request(**extreme), request(**extreme | {"temperature": 0.0})]).token_ids:
+        assert 0 <= token < VOCAB
+
+
 def test_nothing_ends_the_text_before_min_tokens():
     logits = logits_of(1)
     best, second, third = logits[0].topk(3).indices.tolist()

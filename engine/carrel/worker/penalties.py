@@ -8,6 +8,8 @@ from torch import Tensor
 from carrel.params import SamplingParams
 from carrel.request import Request
 
+LARGEST = 1e30  # keeps an extreme penalty finite, also after the division by the smallest temperature
+
 
 def apply_penalties(logits: Tensor, requests: list[Request], params: list[SamplingParams]) -> Tensor:
     """fp32 [num_rows, vocab_size] → the same with penalties; ``logits`` itself if no row has any."""
@@ -26,7 +28,7 @@ def _penalise_row(logits: Tensor, request: Request, params: SamplingParams) -> N
         seen, _ = _unique(request.prompt_token_ids + request.output_token_ids, logits)
         values = logits[seen]
         factor = params.repetition_penalty
-        logits[seen] = torch.where(values > 0, values / factor, values * factor)
+        logits[seen] = torch.where(values > 0, values / factor, values * factor).clamp_(-LARGEST, LARGEST)
     if request.output_token_ids:
         written, counts = _unique(request.output_token_ids, logits)
         logits[written] -= params.frequency_penalty * counts + params.presence_penalty

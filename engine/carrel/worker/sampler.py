@@ -76,7 +76,8 @@ def _draw(logits: Tensor, requests: list[Request], params: list[SamplingParams])
     points = [uniform(request.seed, request.num_tokens) for request in requests]  # the new token's position
     points_column = torch.tensor(points, dtype=torch.float64, device=logits.device).unsqueeze(1)
     # right=True finds the first sum above the point: never a token of probability 0.
-    return torch.searchsorted(cumulative, points_column * cumulative[:, -1:], right=True).squeeze(1)
+    drawn = torch.searchsorted(cumulative, points_column * cumulative[:, -1:], right=True).squeeze(1)
+    return drawn.clamp_(max=probs.shape[1] - 1)  # a point rounded up to the whole sum
 
 
 def _logprobs(raw: Tensor, token_ids: Tensor, params: list[SamplingParams]) -> list[TokenLogprobs | None]:

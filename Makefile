@@ -20,8 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "carrel needs Python 3.11 to 3.13; say which: make PYTHON=python3.12 …")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (once; some minutes) …"
-	@$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
-	@$(BIN)/python -m pip install --quiet -e '.[dev]' -c constraints.txt
+	@$(BIN)/python -m pip install -qq torch==2.13.0 -c constraints.txt
+	@$(BIN)/python -m pip install -qq -e '.[dev]' -c constraints.txt
 	@touch $@
 
 install: $(STAMP)  ## make the virtual environment in .venv

@@ -16,7 +16,7 @@ from carrel_rag.citations import make_citation
 from carrel_rag.protocols import Reranker
 from carrel_rag.relevance import Question
 from carrel_rag.schema import Citation, RetrievedChunk
-from carrel_rag.sentences import split_sentences
+from carrel_rag.sentences import Range, split_sentences
 
 _ASKS_NUMBER = re.compile(
     r"\b(?:how (?:many|much|long|often|old|far|high)|when|what (?:year|time|number))\b"
@@ -25,6 +25,9 @@ _ASKS_NUMBER = re.compile(
 )
 _DIGIT = re.compile(r"[\d一二三四五六七八九十百千两]")
 _WORD = re.compile(r"\w")
+_MARKED_UP = frozenset({"text/markdown", "text/html"})
+_BLOCK = re.compile(r"\S(?:[^\n]|\n(?!\n))*(?<!\n)")  # up to a blank line
+_ITEM_OR_ROW = re.compile(r"\s*(?:[-•]|\d+\.)\s|.*(?:: .*; | \| )|[^:]+: ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +90,27 @@ def _candidates(chunks: Sequence[RetrievedChunk], relative_passage: float) -> It
     least = relative_passage * max((chunk.score for chunk in chunks), default=0.0)
     near = [(number, chunk) for number, chunk in enumerate(chunks, start=1) if chunk.score >= least]
     for number, chunk in near:
-        ranges = split_sentences(chunk.text, wrapped_lines=chunk.media_type == "text/plain")
+        ranges = _quotable(chunk)
         texts = ["", *(chunk.text[start:end] for start, end in ranges), ""]
         for i, (start, end) in enumerate(ranges):
             candidate = _Candidate(number, chunk, start, end, texts[i], texts[i + 2])
             if candidate.place not in seen and _WORD.search(candidate.text) and candidate.text[-1] not in "?？":
                 seen.add(candidate.place)
                 yield candidate
+
+
+def _quotable(chunk: RetrievedChunk) -> list[Range]:
+    """The sentences, but code as a whole: in marked-up text a paragraph is one line, so many lines are code."""
+    if chunk.media_type not in _MARKED_UP:
+        return split_sentences(chunk.text, wrapped_lines=chunk.media_type == "text/plain")
+    ranges: list[Range] = []
+    for block in _BLOCK.finditer(chunk.text):
+        lines = block.group().split("\n")
+        if len(lines) > 1 and not all(_ITEM_OR_ROW.match(line) for line in lines):
+            ranges.append(block.span())
+        else:
+            ranges.extend((block.start() + start, block.start() + end) for start, end in split_sentences(block.group()))
+    return ranges
 
 
 def _scores(
@@ -125,6 +142,12 @@ def _compose(chosen: Sequence[_Candidate], scores: Sequence[float]) -> tuple[str
     """The passage of the best sentence first; within a passage in the order of the text."""
     passages = list(dict.fromkeys(candidate.number for candidate in chosen))
     order = sorted(range(len(chosen)), key=lambda i: (passages.index(chosen[i].number), chosen[i].start))
-    citations = [make_citation(c.number, c.chunk, c.start, c.end, score=scores[i]) for i in order for c in [chosen[i]]]
-    text = " ".join(f"{' '.join(c.quote.split()).removeprefix('- ')} [{c.number}]" for c in citations)
-    return text, tuple(citations)
+    ordered = [chosen[i].chunk for i in order]
+    citations = [
+        make_citation(c.number, c.chunk, c.start, c.end, score=score)
+        for c, score in ((chosen[i], scores[i]) for i in order)
+    ]
+    quotes = [c.quote.removeprefix("- ") for c in citations]
+    # Wrapped lines become one; the lines of code stay.
+    shown = [q if c.media_type in _MARKED_UP else " ".join(q.split()) for q, c in zip(quotes, ordered, strict=True)]
+    return " ".join(f"{q} [{c.number}]" for q, c in zip(shown, citations, strict=True)), tuple(citations)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from carrel_rag.store import Store
 from carrel_rag.store_schema import document_id
 
 Source = str | os.PathLike[str] | Document
+Tell = Callable[[int, int], None]  # chunks embedded, chunks in the document
 _BATCH = 128  # chunks embedded at once
 
 
@@ -59,15 +61,16 @@ class Ingester:
         statuses = []
         with tqdm(items, desc="Indexing", unit="file", disable=not progress) as bar:
             for item in bar:
-                bar.set_postfix_str(_source_of(item).rsplit(os.sep, 1)[-1][-40:])
-                statuses.append(self._add_one(item, metadata or {}))
+                name = _source_of(item).rsplit(os.sep, 1)[-1][-40:]
+                bar.set_postfix_str(name)
+                statuses.append(self._add_one(item, metadata or {}, partial(_tell, bar, name)))
         return IngestReport(files=tuple(statuses), seconds=time.perf_counter() - started)
 
-    def _add_one(self, item: Path | Document, metadata: Mapping[str, MetadataValue]) -> FileStatus:
+    def _add_one(self, item: Path | Document, metadata: Mapping[str, MetadataValue], tell: Tell) -> FileStatus:
         """The border of one file: whatever is wrong with it stays with it."""
         source = _source_of(item)
         try:
-            return self._index_one(item, source, metadata)
+            return self._index_one(item, source, metadata, tell)
         except DocumentError as error:
             return FileStatus(source=source, state="failed", error=str(error))
         except (EngineError, KnowledgeBaseError, MemoryError):
@@ -75,7 +78,9 @@ class Ingester:
         except Exception as error:
             return FileStatus(source=source, state="failed", error=f"cannot be read: {type(error).__name__}: {error}")
 
-    def _index_one(self, item: Path | Document, source: str, metadata: Mapping[str, MetadataValue]) -> FileStatus:
+    def _index_one(
+        self, item: Path | Document, source: str, metadata: Mapping[str, MetadataValue], tell: Tell
+    ) -> FileStatus:
         data = self._bytes_of(item)
         content_hash = hashlib.sha256(data).hexdigest()
         with self.store.snapshot() as now:
@@ -90,7 +95,7 @@ class Ingester:
         extracted = self._extract(item, data)
         chunks = split_document(extracted, self.embedder, self.splitter)
         check_limit(len(chunks), self.limits.max_chunks, "max_chunks", "chunks in the document")
-        vectors = self._embed(extracted, chunks)
+        vectors = self._embed(extracted, chunks, tell)
         document = Document(
             text=extracted.text,
             source=source,
@@ -122,7 +127,7 @@ class Ingester:
         """A file that became a copy of another one loses what was stored of it before."""
         self.index.commit(lambda: self.store.delete(document_id(source)))
 
-    def _embed(self, extracted: Extracted, chunks: Sequence[TextChunk]) -> FloatArray:
+    def _embed(self, extracted: Extracted, chunks: Sequence[TextChunk], tell: Tell) -> FloatArray:
         contexts: dict[tuple[str, ...], str] = {}
         texts = []
         for chunk in chunks:
@@ -131,7 +136,10 @@ class Ingester:
             texts.append(
                 "\n".join(part for part in (contexts[chunk.section], extracted.text[chunk.start : chunk.end]) if part)
             )
-        batches = [self.embedder.embed_documents(texts[i : i + _BATCH]) for i in range(0, len(texts), _BATCH)]
+        batches = []
+        for start in range(0, len(texts), _BATCH):
+            tell(start, len(texts))
+            batches.append(self.embedder.embed_documents(texts[start : start + _BATCH]))
         return check_vectors(np.concatenate(batches), self.embedder.dim)
 
     def _context(self, title: str, section: Sequence[str]) -> str:
@@ -140,6 +148,12 @@ class Ingester:
         while parts and self.embedder.count_tokens([HEADING_SEPARATOR.join(parts)])[0] > self.context_tokens:
             parts.pop(0)
         return HEADING_SEPARATOR.join(parts)
+
+
+def _tell(bar: tqdm[Path | Document], name: str, done: int, total: int) -> None:
+    """Shows how far a long document is; short ones say nothing."""
+    if total > _BATCH:
+        bar.set_postfix_str(f"{name}: {done}/{total} passages")
 
 
 def _source_of(item: Path | Document) -> str:

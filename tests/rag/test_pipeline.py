@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,8 @@ def test_a_path_that_does_not_exist_is_one_clear_error(pipeline: RAGPipeline, tm
 def test_progress_is_shown_file_by_file(pipeline: RAGPipeline, capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.add([HARBOUR, CARDS])
     assert "Indexing" in capsys.readouterr().err
+    pipeline.add(Document(text="\n\n".join(f"第{n}段。" * 200 for n in range(200)), source="长文"))
+    assert re.search(r"长文: 128/\d+ passages", capsys.readouterr().err)
 
 
 def test_a_generated_answer(tmp_path: Path) -> None:

@@ -138,11 +138,20 @@ class EngineReranker:
     def score(self, query: str, texts: Sequence[str]) -> list[float]:
         if not texts:
             return []
-        results = self._llm.rerank(query, list(texts), model=self.name, use_tqdm=False).results
+        results = self._llm.rerank(self._cut(query), list(texts), model=self.name, use_tqdm=False).results
         scores = [0.0] * len(texts)
         for result in results:
             scores[result.index] = result.raw_score if self.kind == "bi-encoder" else result.relevance_score
         return scores
+
+    def _cut(self, query: str) -> str:
+        """A question too long for the model loses its end: a pasted page is still a question."""
+        tokenizer = self._hosted.tokenizer
+        room = self._hosted.max_model_len - tokenizer.num_special_tokens
+        limit = room if self.kind == "bi-encoder" else room // 2  # a cross-encoder reads the passage beside it
+        while (count := len(tokenizer.encode(query, add_special_tokens=False))) > limit:
+            query = query[: min(len(query) - 1, len(query) * limit // count)]
+        return query
 
 
 class EngineChatModel:

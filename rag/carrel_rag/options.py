@@ -23,7 +23,7 @@ class AskOptions(TypedDict, total=False):
     min_score: float | None
     where: Mapping[str, MetadataValue] | None
     mode: Mode | None
-    max_tokens: int
+    max_tokens: int | None
     temperature: float
 
 

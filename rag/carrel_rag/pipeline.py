@@ -43,6 +43,8 @@ from carrel_rag.store_schema import document_id
 if TYPE_CHECKING:
     from carrel import LLM
 
+_ANSWER_TOKENS = 512
+
 
 class RAGPipeline:
     """Answers questions from documents, with citations.
@@ -214,7 +216,7 @@ class RAGPipeline:
         min_score: float | None = None,
         where: Mapping[str, MetadataValue] | None = None,
         mode: Mode | None = None,
-        max_tokens: int = 512,
+        max_tokens: int | None = None,
         temperature: float = 0.0,
     ) -> Iterator[Event]:
         """Events as they happen, an :class:`AnswerEvent` last. Closing the iterator stops the chat model.
@@ -224,19 +226,20 @@ class RAGPipeline:
             min_score: passages below are not used.
             where: only documents whose metadata has these values.
             mode: ``generative``, ``extractive`` or ``auto``; None is the pipeline's.
-            max_tokens, temperature: of the chat model.
+            max_tokens, temperature: of the chat model; max_tokens None is 512, or a quarter of a small context.
 
         Raises:
             InvalidParamsError: an empty question, an unknown mode, or ``generative`` without a chat model.
         """
         self._check_question(question, top_k)
         chosen = self._choose_mode(mode)
+        room = self._answer_tokens(max_tokens)
 
         def events() -> Iterator[Event]:
             started = time.perf_counter()
             retrieval = self._retrieve(question, top_k, min_score, where)
             yield from self._answerer.stream(
-                retrieval, chosen, started=started, max_tokens=max_tokens, temperature=temperature
+                retrieval, chosen, started=started, max_tokens=room, temperature=temperature
             )
 
         return events()
@@ -287,6 +290,15 @@ class RAGPipeline:
                 "mode 'generative' needs a chat model: open the pipeline with LLM(model=…).", param="mode"
             )
         return wanted
+
+    def _answer_tokens(self, max_tokens: int | None) -> int:
+        context = self._chat.max_model_len if self._chat is not None else None
+        if max_tokens is None:
+            return _ANSWER_TOKENS if context is None else min(_ANSWER_TOKENS, context // 4)
+        if max_tokens < 1 or (context is not None and max_tokens >= context):
+            limit = "" if context is None else f" and below the chat model's context of {context} tokens"
+            raise InvalidParamsError(f"max_tokens must be at least 1{limit}, got {max_tokens}.", param="max_tokens")
+        return max_tokens
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

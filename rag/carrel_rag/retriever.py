@@ -72,44 +72,50 @@ class Retriever:
     ) -> Retrieval:
         """The ``top_k`` best passages; ``where`` keeps documents whose metadata has these values."""
         started = time.perf_counter()
-        found, analysed = self._search(question, where)
+        wanted = top_k or self._config.top_k
+        found, analysed = self._search(question, where, wanted)
         searched = time.perf_counter()
         ranked = self._judge(analysed, found)
         least = self._config.min_score if min_score is None else min_score
         kept = ranked if least is None else [chunk for chunk in ranked if chunk.score >= least]
         return Retrieval(
             analysed,
-            tuple(kept[: top_k or self._config.top_k]),
+            tuple(kept[:wanted]),
             len(ranked) - len(kept),
             searched - started,
             time.perf_counter() - searched,
         )
 
     def _search(
-        self, question: str, where: Mapping[str, MetadataValue] | None
+        self, question: str, where: Mapping[str, MetadataValue] | None, wanted: int
     ) -> tuple[list[RetrievedChunk], Question]:
         terms = query_terms(question)
         vector = self._embedder.embed_query(question)
         for _ in range(_MAX_FREE_SEARCHES):
             self._index.refresh()
-            found, analysed, in_step = self._search_once(question, vector, terms, where)
+            found, analysed, in_step = self._search_once(question, vector, terms, where, wanted)
             if in_step:
                 return found, analysed
         with self._index.quiet():
-            found, analysed, _ = self._search_once(question, vector, terms, where)
+            found, analysed, _ = self._search_once(question, vector, terms, where, wanted)
         return found, analysed
 
     def _search_once(
-        self, question: str, vector: FloatArray, terms: Sequence[str], where: Mapping[str, MetadataValue] | None
+        self,
+        question: str,
+        vector: FloatArray,
+        terms: Sequence[str],
+        where: Mapping[str, MetadataValue] | None,
+        wanted: int,
     ) -> tuple[list[RetrievedChunk], Question, bool]:
         """What was found, the question weighed, and whether both searches saw the same documents."""
-        limit = self._config.num_search
+        limit = max(self._config.num_search, wanted)
         with self._store.snapshot() as now:
             allowed = now.chunk_ids(where) if where else None
             lexical = now.search_terms(terms, limit, allowed)
             generation, dense = self._index.search(vector, limit, allowed)
             fused = fuse([dense, lexical], [1.0, 1.0 + cjk_share(question)])
-            chunks = now.chunks([i for i, _ in fused[: max(self._config.num_rerank, self._config.top_k)]])
+            chunks = now.chunks([i for i, _ in fused[: max(self._config.num_rerank, wanted)]])
             analysed = make_question(question, *now.document_frequencies(terms))
             in_step = generation == now.generation
         cosines, bm25 = dict(dense), dict(lexical)

@@ -172,6 +172,22 @@ def test_leaving_a_stream_stops_the_chat_model(tmp_path: Path) -> None:
         assert chat.closed.is_set()
 
 
+def test_the_answer_leaves_room_for_passages(tmp_path: Path) -> None:
+    chat = ScriptedChat("fine", max_model_len=800)
+    with RAGPipeline.open(tmp_path, embedder=FakeEmbedder(), chat=chat) as rag:
+        rag.add(HARBOUR, use_tqdm=False)
+        assert rag.ask("How many lanterns?").chunks
+        with pytest.raises(InvalidParamsError, match="context of 800 tokens"):
+            rag.ask("How many lanterns?", max_tokens=800)
+        assert rag.ask("How many lanterns?", max_tokens=790).abstained
+
+
+def test_as_many_passages_as_asked_for(pipeline: RAGPipeline) -> None:
+    pipeline.add([Document(text=f"Lantern {n} burns.", source=str(n)) for n in range(60)], use_tqdm=False)
+    assert len(pipeline.retrieve("lantern", top_k=50)) == 50
+    assert len(pipeline.retrieve("lantern")) == 5
+
+
 def test_a_model_that_abstains_cites_nothing(tmp_path: Path) -> None:
     chat = ScriptedChat("文档中没有找到这个问题的答案。")
     with RAGPipeline.open(tmp_path, embedder=FakeEmbedder(), chat=chat) as rag:
@@ -229,6 +245,8 @@ def test_bad_questions_and_options(pipeline: RAGPipeline, tmp_path: Path) -> Non
         pipeline.ask("x", mode="generative")
     with pytest.raises(InvalidParamsError, match="top_k"):
         pipeline.ask("x", top_k=0)
+    with pytest.raises(InvalidParamsError, match="max_tokens must be at least 1"):
+        pipeline.ask("x", max_tokens=0)
     with pytest.raises(TypeError):
         pipeline.ask("x", topk=3)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="chunk_tokens"):

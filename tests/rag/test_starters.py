@@ -109,6 +109,11 @@ def test_the_engine_counts_as_the_pipeline_plans(llm: LLM) -> None:
     assert models.embedder.count_tokens(["one two three"]) == [3]
 
 
+@pytest.mark.parametrize("word", ["battery ", "电池"])
+def test_a_question_as_long_as_a_page_is_cut(rag: RAGPipeline, word: str) -> None:
+    assert rag.ask(word * 3000).chunks
+
+
 def test_an_engine_without_an_embedder_is_refused(tmp_path: Path) -> None:
     with LLM(model="starter/reader") as chat_only, pytest.raises(KnowledgeBaseError, match="embedding_model="):
         RAGPipeline.open(tmp_path, llm=chat_only)

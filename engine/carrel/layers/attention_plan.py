@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from carrel.layers.attention_metadata import AttentionMetadata, metadata_of
+
 MAX_PADDING = 1.25  # a decode item gathers at most this many times the blocks its sequences hold
 
 
@@ -43,15 +45,27 @@ class WorkItem:
 
 @dataclass(slots=True)
 class AttentionPlan:
-    """The spans of a packed batch and, for each sliding window that the model's layers use, its work items."""
+    """The spans of a packed batch and, for each sliding window that the model's layers use, its work items.
+
+    Backends of torch read the work items, backends of kernels read ``metadata``. A runner that keeps persistent buffers
+    brings the metadata and no spans; otherwise it is made from the spans when it is first asked for.
+    """
 
     spans: list[SequenceSpan]
     causal: bool
     block_size: int
     device: torch.device
-    slot_mapping: Tensor | None = None  # [num_tokens] int64; None: nothing is stored
+    slot_mapping: Tensor | None = None  # [num_tokens] int64, -1: not stored (kernels only); None: nothing is stored
     fresh_blocks: Tensor | None = None  # [n] int64, begun but not filled in this step: cleared before storing
+    packed: AttentionMetadata | None = None
     _items: dict[int | None, list[WorkItem]] = field(default_factory=dict)
+
+    @property
+    def metadata(self) -> AttentionMetadata:
+        """The batch as kernels read it."""
+        if self.packed is None:
+            self.packed = metadata_of(self.spans, device=self.device)
+        return self.packed
 
     def items(self, window: int | None) -> list[WorkItem]:
         """Work items for layers whose queries see ``window`` tokens back, themselves included (None: all)."""

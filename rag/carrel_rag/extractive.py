@@ -26,6 +26,7 @@ _ASKS_NUMBER = re.compile(
 _DIGIT = re.compile(r"[\d一二三四五六七八九十百千两]")
 _WORD = re.compile(r"\w")
 _MARKED_UP = frozenset({"text/markdown", "text/html"})
+_BULLET = re.compile(r"[-•◦▪●○‣]\s+(?=\S)")
 _BLOCK = re.compile(r"\S(?:[^\n]|\n(?!\n))*(?<!\n)")  # up to a blank line
 _ITEM_OR_ROW = re.compile(r"\s*(?:[-•]|\d+\.)\s|.*(?:: .*; | \| )|[^:]+: ")
 
@@ -92,7 +93,9 @@ def _candidates(chunks: Sequence[RetrievedChunk], relative_passage: float) -> It
     for number, chunk in near:
         ranges = _quotable(chunk)
         texts = ["", *(chunk.text[start:end] for start, end in ranges), ""]
-        for i, (start, end) in enumerate(ranges):
+        for i, (first, end) in enumerate(ranges):
+            bullet = _BULLET.match(chunk.text, first, end)
+            start = bullet.end() if bullet else first
             candidate = _Candidate(number, chunk, start, end, texts[i], texts[i + 2])
             if candidate.place not in seen and _WORD.search(candidate.text) and candidate.text[-1] not in "?？":
                 seen.add(candidate.place)
@@ -147,7 +150,7 @@ def _compose(chosen: Sequence[_Candidate], scores: Sequence[float]) -> tuple[str
         make_citation(c.number, c.chunk, c.start, c.end, score=score)
         for c, score in ((chosen[i], scores[i]) for i in order)
     ]
-    quotes = [c.quote.removeprefix("- ") for c in citations]
     # Wrapped lines become one; the lines of code stay.
-    shown = [q if c.media_type in _MARKED_UP else " ".join(q.split()) for q, c in zip(quotes, ordered, strict=True)]
+    pairs = zip(citations, ordered, strict=True)
+    shown = [c.quote if k.media_type in _MARKED_UP else " ".join(c.quote.split()) for c, k in pairs]
     return " ".join(f"{q} [{c.number}]" for q, c in zip(shown, citations, strict=True)), tuple(citations)

@@ -144,7 +144,7 @@ def test_code_is_quoted_as_a_whole() -> None:
     code = "git clone https://example.org/lantern.git\ncd lantern\npip install -e ."
     passage = chunk(f"Install it like this.\n\n{code}\n\n- one item\n- another item", section=("安装 lantern",))
     assert extract("git clone lantern?", passage)[1] == [code]
-    assert extract("Which is another item?", passage)[1] == ["- another item"]
+    assert extract("Which is another item?", passage)[1] == ["another item"]
 
 
 def test_nothing_good_enough_is_no_answer() -> None:

@@ -94,7 +94,7 @@ def test_more_context_than_the_model_has(tiny_models):
 
 def test_options_that_do_not_exist(llm):
     with pytest.raises(TypeError, match="tensor_parallel"):
-        LLM("starter/reader", tensor_parallel=2)
+        LLM("starter/reader", tensor_parallel=2)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="top_k"):
         llm.generate("a", top_k=5)
     with pytest.raises(UnsupportedModelError, match="trust_remote_code"):

@@ -13,7 +13,7 @@ from carrel.request import Request
 from carrel.step import RequestResult, ScheduledRequest
 from carrel.worker.forward_batch import build_batch
 from carrel.worker.loader import load_runner
-from carrel.worker.model_runner import ModelRunner
+from carrel.worker.model_runner import ChatRunner, ModelRunner
 from torch import Tensor
 
 BLOCK_SIZE = 8
@@ -23,7 +23,7 @@ NUM_BLOCKS = 200
 def open_runner(folder: Path, *, dtype: str = "auto", num_blocks: int = NUM_BLOCKS) -> ModelRunner:
     config = ModelConfig.from_folder(folder)
     runner = load_runner(folder, config, device="cpu", dtype=dtype, block_size=BLOCK_SIZE)
-    if runner.kv_bytes_per_block:
+    if isinstance(runner, ChatRunner):
         runner.allocate_kv_cache(num_blocks)
     return runner
 
@@ -48,7 +48,8 @@ class Driver:
         table = self.tables.setdefault(request.request_id, [])
         while len(table) * BLOCK_SIZE < request.num_computed_tokens + count:
             table.append(self.free.pop())
-        return ScheduledRequest(request, count, list(table))
+        samples = request.num_computed_tokens + count == request.num_tokens
+        return ScheduledRequest(request, count, list(table), request.num_computed_tokens, samples)
 
     def step(self, *work: tuple[Request, int]) -> list[RequestResult]:
         """Compute so many more tokens of each request; append what was sampled."""

@@ -69,7 +69,7 @@ def test_packed_sequences_without_a_cache_see_themselves_alone(causal):
     qkv = torch.randn(3, sum(lengths), 2, 8, generator=torch.Generator().manual_seed(0))
     starts = [sum(lengths[:index]) for index in range(len(lengths))]
     plan = plan_of([SequenceSpan(s, n, n, []) for s, n in zip(starts, lengths, strict=True)], causal=causal)
-    out = TorchAttention().forward(*qkv, None, plan, None)
+    out = TorchAttention().forward(qkv[0], qkv[1], qkv[2], None, plan, None)
     expected = [naive(*qkv[:, s : s + n], None, causal=causal) for s, n in zip(starts, lengths, strict=True)]
     torch.testing.assert_close(out, torch.cat(expected).flatten(1), rtol=0, atol=1e-5)
 

@@ -39,7 +39,7 @@ lint: $(STAMP)  ## ruff check, ruff format --check, import-linter
 
 types: $(STAMP)  ## mypy: the packages and the programs strictly, the tests' bodies
 	@$(BIN)/mypy
-	@$(BIN)/mypy examples/demo.py training/reader/train.py benchmarks/run.py
+	@$(BIN)/mypy examples/demo.py training/reader/train.py benchmarks/*.py
 	@$(BIN)/mypy --config-file tests/mypy.ini tests scripts
 
 format: $(STAMP)  ## let ruff repair and format the code
@@ -49,8 +49,9 @@ format: $(STAMP)  ## let ruff repair and format the code
 docs-check: $(STAMP)  ## only the README blocks, the docstring examples and the notebook
 	@$(BIN)/python -m pytest -q tests/project
 
-bench: $(STAMP)  ## the benchmark row beside transformers
-	@$(BIN)/python benchmarks/run.py
+bench: $(STAMP)  ## rows beside transformers and sentence-transformers
+	@$(BIN)/python benchmarks/first_row.py
+	@$(BIN)/python benchmarks/starters.py
 
 clean:  ## remove what the targets made, the virtual environment too
 	rm -rf $(VENV) dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

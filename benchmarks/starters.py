@@ -3,7 +3,7 @@
 Knows how to time and how to write a row. It does not know how to tune, and compares rows of one machine only. Rounds
 of the sides alternate, and the best of each side counts: other work on the machine slows a round, never speeds it up.
 
-    python benchmarks/run.py [--rounds 3] [--out benchmarks/results/FILE.jsonl]
+    python benchmarks/starters.py [--rounds 3] [--out benchmarks/results/FILE.jsonl]
 """
 
 from __future__ import annotations

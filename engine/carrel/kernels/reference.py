@@ -23,6 +23,12 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     return rms_norm(total, weight, eps), total
 
 
+def layer_norm(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(t - mean(t)) / sqrt(var(t) + eps) * weight + bias over the last dimension, t = x + residual."""
+    x = x if residual is None else x + residual
+    return F.layer_norm(x, (x.shape[-1],), weight, bias, eps)
+
+
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """silu(gate) * up for ``gate_up`` [..., 2 * size] → [..., size]."""
     gate, up = gate_up.chunk(2, dim=-1)

@@ -6,6 +6,11 @@ token budget of a step is divided.
 All blocks of a prompt are taken when the request is admitted, so a prefill that has begun never waits for memory. Only
 decode asks for more. When there is none, the least urgent request gives its blocks back and is computed again later.
 The most urgent request can thus always go on, and alone it fits: that is checked before it is accepted.
+
+What is scheduled counts as computed from then on, and the token to be sampled is a placeholder until the device tells
+it. So the next step can be scheduled while this one is in flight. Blocks are free for others as soon as their request
+ends or gives way, even if a step in flight still writes to them: the device runs steps in order, and whoever gets such a
+block writes it, in a later step, before reading it.
 """
 
 from __future__ import annotations
@@ -35,31 +40,38 @@ class ChatLane:
 
     def schedule_decodes(self, scheduled: list[ScheduledRequest], preempted: list[Request]) -> None:
         """What requests past their prefill lack, the most urgent first: the token (or tokens) sampled last."""
-        running, allocate_slots = self.running, self.kv_cache.allocate_slots
+        running, block_size = self.running, self.kv_cache.block_size
         index = 0
         while index < len(running):  # preemption shortens the list from its end, behind what is scheduled already
             request = running[index]
             index += 1
-            num_computed_tokens = request.num_computed_tokens
+            num_computed_tokens, num_placeholders = request.num_computed_tokens, request.num_output_placeholders
             if num_computed_tokens < request.num_prefill_tokens:
                 continue
-            num_new_tokens = len(request.prompt_token_ids) + len(request.output_token_ids) - num_computed_tokens
-            block_ids = allocate_slots(request, num_new_tokens)
-            if block_ids is None:
-                block_ids = self._make_room(request, num_new_tokens, preempted)
-            if block_ids is not None:
-                scheduled.append(ScheduledRequest(request, num_new_tokens, block_ids))
+            num_output_tokens = len(request.output_token_ids) + num_placeholders
+            if num_placeholders and num_output_tokens >= request.max_tokens:
+                continue  # its last token is being sampled
+            num_tokens = len(request.prompt_token_ids) + num_output_tokens
+            num_new_tokens, block_ids = num_tokens - num_computed_tokens, request.block_ids
+            if num_tokens > len(block_ids) * block_size and not self._grow(request, num_new_tokens, preempted):
+                continue
+            request.num_computed_tokens, request.num_output_placeholders = num_tokens, num_placeholders + 1
+            scheduled.append(
+                ScheduledRequest(request, num_new_tokens, block_ids, num_computed_tokens, True, num_placeholders > 0)
+            )
 
     def prefills(self) -> list[Request]:
         """Running requests whose prefill is not finished, the most urgent first."""
         return [request for request in self.running if request.num_computed_tokens < request.num_prefill_tokens]
 
     def continue_prefill(self, request: Request, max_tokens: int) -> ScheduledRequest:
-        """The next chunk of a prompt, of at most ``max_tokens`` tokens."""
-        num_new_tokens = min(request.num_prefill_tokens - request.num_computed_tokens, max_tokens)
-        block_ids = self.kv_cache.allocate_slots(request, num_new_tokens)
-        assert block_ids is not None, "the blocks of a prompt are taken when it is admitted"
-        return ScheduledRequest(request, num_new_tokens, block_ids)
+        """The next chunk of a prompt, of at most ``max_tokens`` tokens. Its blocks were taken when it was admitted."""
+        start, end = request.num_computed_tokens, request.num_prefill_tokens
+        num_new_tokens = min(end - start, max_tokens)
+        samples = start + num_new_tokens == end
+        request.num_computed_tokens += num_new_tokens
+        request.num_output_placeholders += samples
+        return ScheduledRequest(request, num_new_tokens, request.block_ids, start, samples)
 
     def admit(self, max_tokens: int) -> ScheduledRequest | None:
         """Start the most urgent waiting request with at most ``max_tokens`` tokens; None if it must wait.
@@ -81,11 +93,12 @@ class ChatLane:
         if request.first_scheduled_time is None:
             request.first_scheduled_time = time.monotonic()
             request.num_cached_tokens = num_cached_tokens
+        request.block_ids = block_ids
         request.num_computed_tokens = num_cached_tokens
         request.num_prefill_tokens = request.num_tokens
         request.status = RequestStatus.RUNNING
         insort(self.running, request, key=urgency)
-        return ScheduledRequest(request, min(num_missing_tokens, max_tokens), block_ids)
+        return self.continue_prefill(request, max_tokens)
 
     def drop_finished(self, request: Request) -> None:
         """``request`` ended, wherever it was: give back its blocks."""
@@ -94,21 +107,23 @@ class ChatLane:
             self.running.remove(request)
         self.kv_cache.free(request)
 
-    def _make_room(self, request: Request, num_new_tokens: int, preempted: list[Request]) -> list[int] | None:
-        """Preempt from the least urgent on until ``request`` fits. None: it gave way itself, as the least urgent."""
-        block_ids = None
-        while block_ids is None:
+    def _grow(self, request: Request, num_new_tokens: int, preempted: list[Request]) -> bool:
+        """Take blocks for so many more tokens. While there are none, the least urgent request gives way.
+
+        False: that was ``request`` itself.
+        """
+        while self.kv_cache.allocate_slots(request, num_new_tokens) is None:
             victim = self.running.pop()
             self._preempt(victim)
             preempted.append(victim)
             if victim is request:
-                return None
-            block_ids = self.kv_cache.allocate_slots(request, num_new_tokens)
-        return block_ids
+                return False
+        return True
 
     def _preempt(self, request: Request) -> None:
+        """Back to the queue. A token that is being sampled for it is dropped, and sampled again: it is the same."""
         self.kv_cache.free(request)
-        request.num_computed_tokens = 0
+        request.num_computed_tokens = request.num_output_placeholders = 0
         request.num_preemptions += 1
         request.status = RequestStatus.PREEMPTED
         self.num_preemptions += 1

@@ -8,6 +8,7 @@ from typing import Literal
 from carrel.errors import InvalidParamsError
 
 Task = Literal["chat", "embedding", "rerank"]
+LoadFormat = Literal["auto", "dummy"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -38,7 +39,10 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9  # share of the device for weights, activations and KV
     enable_prefix_caching: bool = True
     enforce_eager: bool = False  # no CUDA graphs
+    overlap_scheduling: bool | None = None  # prepare a step while the device runs another; None: where the device can
     trust_remote_code: bool = False
+    load_format: LoadFormat = "auto"  # "dummy": random weights, made on the device; to measure without a checkpoint
+    skip_tokenizer_init: bool = False  # token ids in and out, no text: a model folder then needs no tokenizer
     seed: int = 0  # of requests that bring none
 
     def __post_init__(self) -> None:

@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from carrel.chat_template import ChatTemplate
 from carrel.config import EngineConfig, ModelSpec, Task
 from carrel.core import EngineCore
-from carrel.errors import EngineClosedError, ModelNotFoundError, UnsupportedTaskError
+from carrel.errors import EngineClosedError, InvalidParamsError, ModelNotFoundError, UnsupportedTaskError
 from carrel.hosted_model import HostedModel
 from carrel.kv_cache import KVCacheManager
 from carrel.loop import EngineLoop
@@ -26,11 +27,15 @@ from carrel.metrics import EngineMetrics, EngineSnapshot
 from carrel.model_source import ModelSource, check_task, context_length, find_sources
 from carrel.models.config import ModelConfig
 from carrel.scheduler import Scheduler
-from carrel.tokenizer import Tokenizer
+from carrel.step import Executor
 from carrel.worker.executor import DeviceExecutor
 from carrel.worker.loader import load_runner
 from carrel.worker.memory import MemoryPlan, plan_memory
 from carrel.worker.model_runner import ChatRunner, ModelRunner
+
+if TYPE_CHECKING:
+    from carrel.chat_template import ChatTemplate
+    from carrel.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +65,13 @@ class EngineHost:
             loaded = self._load(sources, runners)
             self.memory_plan = self._plan_memory(loaded, runners)
             self.models = {item.source.names[0]: _hosted(item, self.memory_plan) for item in loaded}
-            scheduler = self._make_scheduler(runners)
+            self._executor = DeviceExecutor(runners)
+            overlap = resolve_overlap(self.config.overlap_scheduling, self._executor)
+            core = EngineCore(self._make_scheduler(runners), self._executor, overlap=overlap)
         except BaseException:
             DeviceExecutor(runners).close()
             raise
-        self._executor = DeviceExecutor(runners)
-        self.loop = EngineLoop(
-            EngineCore(scheduler, self._executor), max_queued_requests=self.config.max_queued_requests
-        )
+        self.loop = EngineLoop(core, max_queued_requests=self.config.max_queued_requests)
         logger.info("ready: %s", self.memory_plan.describe())
 
     # -- models
@@ -157,9 +161,14 @@ class EngineHost:
         config = ModelConfig.from_folder(source.folder)
         check_task(source, config.task)
         context_length(source, config)
-        tokenizer = Tokenizer.from_folder(source.folder)
+        tokenizer = None if self.config.skip_tokenizer_init else _load_tokenizer(source.folder)
         runners[key] = load_runner(
-            source.folder, config, device=self.device, dtype=source.dtype, block_size=self.config.block_size
+            source.folder,
+            config,
+            device=self.device,
+            dtype=source.dtype,
+            block_size=self.config.block_size,
+            load_format=self.config.load_format,
         )
         megabytes = runners[key].weights_bytes / 1e6
         logger.info("loaded %s: %.1f MB of weights in %.1f s", key, megabytes, time.monotonic() - started)
@@ -198,15 +207,14 @@ class LoadedModel:
     source: ModelSource
     runner_key: str
     config: ModelConfig
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
 
 
 def _hosted(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:
     source, config, tokenizer = loaded.source, loaded.config, loaded.tokenizer
     is_chat = config.task == "chat"
     cache = plan.caches.get(loaded.runner_key)
-    template = source.chat_template or (tokenizer.chat_template if is_chat else None)
-    ends = {tokenizer.eos_token_id} if is_chat and tokenizer.eos_token_id is not None else set()
+    ends = {tokenizer.eos_token_id} if tokenizer and is_chat and tokenizer.eos_token_id is not None else set()
     return HostedModel(
         key=source.names[0],
         runner_key=loaded.runner_key,
@@ -214,12 +222,27 @@ def _hosted(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:
         task=source.task,
         folder=source.folder,
         config=config,
-        tokenizer=tokenizer,
-        chat_template=ChatTemplate(template, tokenizer.special_tokens) if template else None,
+        loaded_tokenizer=tokenizer,
+        chat_template=_chat_template(source, tokenizer) if tokenizer else None,
         max_model_len=cache.max_model_len if cache else context_length(source, config),
         eos_token_ids=config.eos_token_ids | ends,
         matryoshka=is_matryoshka(source.name, source.folder),
     )
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    from carrel.tokenizer import Tokenizer  # here and below: what an engine of token ids does without
+
+    return Tokenizer.from_folder(folder)
+
+
+def _chat_template(source: ModelSource, tokenizer: Tokenizer) -> ChatTemplate | None:
+    text = source.chat_template or (tokenizer.chat_template if source.task == "chat" else None)
+    if not text:
+        return None
+    from carrel.chat_template import ChatTemplate
+
+    return ChatTemplate(text, tokenizer.special_tokens)
 
 
 def resolve_device(device: str) -> str:
@@ -229,3 +252,14 @@ def resolve_device(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_overlap(asked: bool | None, executor: Executor) -> bool:
+    """Whether steps overlap: as asked, by default where the device works while the host goes on."""
+    if asked and not executor.is_asynchronous:
+        raise InvalidParamsError(
+            "overlap_scheduling=True needs a device that computes while the host goes on, and this one does not. "
+            "Leave it at None.",
+            param="overlap_scheduling",
+        )
+    return executor.is_asynchronous if asked is None else asked

@@ -128,10 +128,10 @@ class KVCacheManager:
             table.append(self.pool.allocate(num_missing))
         return table.block_ids
 
-    def commit(self, request: Request) -> None:
-        """The first ``request.num_computed_tokens`` tokens are written: full blocks can now be found."""
+    def commit(self, request: Request, num_tokens: int) -> None:
+        """The first ``num_tokens`` tokens are written and known: full blocks can now be found."""
         table = self._tables[request.request_id]
-        num_full = request.num_computed_tokens // self.block_size
+        num_full = num_tokens // self.block_size
         if num_full <= table.num_committed or not self.pool.enable_caching:
             return
         keys = self._keys_of(request, num_full)

@@ -5,7 +5,7 @@ Knows threads, mailboxes and how an engine ends. Does not know what a step compu
 The error ladder, from the smallest harm to the largest::
 
     result.error            that request ends with it           (the scheduler)
-    execute() raised        the requests of that batch end      (the core)
+    a batch raised          its requests end                    (the core)
     a mailbox raised        its reader is gone: its requests are aborted
     anything else raised    every request ends with EngineDeadError, and so does every later submit()
 
@@ -139,6 +139,7 @@ class EngineLoop:
                 self._deliver(outputs)
             self._deliver(self._take_inbox() + self._core.abort(list(self._open)))
             self._deliver_ends("abort", lambda: None)
+            self._core.drain()  # the device is idle when the thread has ended: its memory can be given back
         except BaseException as error:  # the last rung: whatever it was, everybody gets an answer
             self._die(error)
 

@@ -39,7 +39,11 @@ class Request:
     """One sequence to generate, or one input to pool.
 
     There are no phases: ``num_computed_tokens`` catches up with ``num_tokens``. Exactly one of ``sampling_params`` and
-    ``pooling_params`` is set.
+    ``pooling_params`` is set. Between two steps of a decoding request, with one of them in flight::
+
+        prompt_token_ids        output_token_ids    placeholder
+        ├───────────────────────┼──────────────────┼───┤
+        ├ num_computed_tokens ─────────────────────┤ the next step computes the placeholder, whatever it turns out to be
     """
 
     request_id: str
@@ -59,7 +63,9 @@ class Request:
     order: int = 0  # of acceptance; decides among equal priorities
     status: RequestStatus = RequestStatus.WAITING
     output_token_ids: list[int] = field(default_factory=list)
-    num_computed_tokens: int = 0  # tokens whose KV is in the cache
+    num_computed_tokens: int = 0  # tokens whose KV is in the cache, or will be when the steps in flight are done
+    num_output_placeholders: int = 0  # tokens that steps in flight sample: they exist, and are not known here yet
+    block_ids: list[int] = field(default_factory=list)  # of its KV blocks, while it runs; the KV cache appends to it
     num_prefill_tokens: int = 0  # tokens it had when it was admitted, last time; what comes after is decode
     num_cached_tokens: int = 0  # of the prompt, found in the prefix cache when first scheduled
     num_preemptions: int = 0
@@ -85,7 +91,13 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
+        """Tokens that the host knows."""
         return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def needs_host_tokens(self) -> bool:
+        """Whether sampling its next token takes more of its tokens so far than their number."""
+        return self.sampling_params is not None and self.sampling_params.has_penalties
 
     @property
     def finish_reason(self) -> FinishReason | None:

@@ -94,14 +94,22 @@ class Scheduler:
         return request_id in self._requests
 
     def schedule(self) -> SchedulerOutput:
-        """Choose the work of the next step. Empty only if nothing is unfinished."""
-        self._num_steps += 1
-        return self._planner.plan()
+        """Choose the work of the next step; one step may be in flight, scheduled and not yet taken in by update().
+
+        Empty only if nothing is unfinished, or if all that is waits for the step in flight.
+        """
+        output = self._planner.plan()
+        self._num_steps += bool(output.batches)
+        return output
 
     def update(
         self, output: SchedulerOutput, results: Sequence[Sequence[RequestResult] | Exception]
     ) -> list[EngineOutput]:
-        """Take in what the device made of each batch of ``output``, or the exception that it raised instead."""
+        """Take in what the device made of each batch of ``output``, or the exception that it raised instead.
+
+        Outputs come in the order in which schedule() gave them. Results of requests that have ended since, or given
+        way, are dropped. (Who gives way comes back two steps later at the earliest, when this has happened.)
+        """
         news: list[EngineOutput] = []
         now = time.monotonic()
         for batch, result in zip(output.batches, results, strict=True):
@@ -161,28 +169,28 @@ class Scheduler:
         self, batch: ModelBatch, results: Sequence[RequestResult], now: float, news: list[EngineOutput]
     ) -> None:
         kv_cache = self._lanes[batch.model].kv_cache
-        block_size = kv_cache.block_size
-        running = RequestStatus.RUNNING
+        block_size, running = kv_cache.block_size, RequestStatus.RUNNING
         for item, result in zip(batch.requests, results, strict=True):
             request = item.request
-            if request.status is not running:  # aborted while the device was at work
+            if request.status is not running:
                 continue
-            num_new_tokens = item.num_scheduled_tokens
-            num_computed = request.num_computed_tokens + num_new_tokens
-            samples = num_computed == len(request.prompt_token_ids) + len(request.output_token_ids)
-            if result.error is not None or samples != bool(result.token_ids):
+            token_ids = result.token_ids
+            too_many = len(token_ids) > 1 and request.num_output_placeholders > 1  # a step in flight counts on one
+            if result.error is not None or item.samples != bool(token_ids) or too_many:
                 news.append(self._fail(request, _error_of(request, result)))
                 continue
-            request.num_computed_tokens = num_computed
-            if num_computed % block_size < num_new_tokens:  # a block became full
-                kv_cache.commit(request)
-            if samples:
+            num_new_tokens = item.num_scheduled_tokens
+            num_tokens = item.num_computed_tokens + num_new_tokens
+            if num_tokens % block_size < num_new_tokens:  # a block became full
+                kv_cache.commit(request, num_tokens)
+            if token_ids:
                 news.append(self._take_tokens(request, result, now))
 
     def _take_tokens(self, request: Request, result: RequestResult, now: float) -> EngineOutput:
         if request.first_token_time is None:
             request.first_token_time = now
             self._num_prompt_tokens += request.num_prompt_tokens
+        request.num_output_placeholders -= 1
         token_ids, logprobs = append_tokens(request, result.token_ids), result.logprobs
         self._num_generated_tokens += len(token_ids)
         if logprobs is not None:

@@ -12,23 +12,33 @@ from carrel.request import Request
 
 @dataclass(slots=True)
 class ScheduledRequest:
-    """Compute tokens ``[request.num_computed_tokens, … + num_scheduled_tokens)`` of this request.
+    """Compute tokens ``[num_computed_tokens, num_tokens)`` of this request.
 
-    The worker reads the request and never writes it. It samples only if ``samples``: when the step reaches the last
-    token that the request has.
+    What changes from step to step stands here as it is in this step. The scheduler runs ahead: when the device comes to
+    this step, ``request`` itself may be further on. The worker never writes ``request``, and reads of it, at any time,
+    what never changes (prompt, parameters, seed), and during ``submit()`` alone ``output_token_ids``.
     """
 
     request: Request
     num_scheduled_tokens: int
     # KV blocks for tokens 0, 1, …, maybe for more tokens than this step computes; empty when pooling. The scheduler
-    # goes on to append to this list: the worker reads it during the step and keeps no reference.
+    # goes on to append to this list: the worker reads it during submit() and keeps no reference.
     block_table: list[int] = field(default_factory=list)
+    num_computed_tokens: int = 0  # when this step begins on the device
+    samples: bool = False  # the step reaches the last token that the request has: one more is sampled
+    # The one token to compute was sampled by the step before this one, and the host has not seen it yet:
+    # ``request.token_ids`` ends right before it. The worker takes it from where that step left it.
+    input_on_device: bool = False
 
     @property
-    def samples(self) -> bool:
-        request = self.request  # spelled out, for every decoding request asks this in every step
-        num_tokens = len(request.prompt_token_ids) + len(request.output_token_ids)
-        return request.num_computed_tokens + self.num_scheduled_tokens == num_tokens and request.pooling_params is None
+    def num_tokens(self) -> int:
+        """Tokens in the sequence after this step: also the position of the token that is sampled."""
+        return self.num_computed_tokens + self.num_scheduled_tokens
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Generated tokens before the one that is sampled in this step; ``min_tokens`` is compared with it."""
+        return self.num_computed_tokens + self.num_scheduled_tokens - len(self.request.prompt_token_ids)
 
 
 @dataclass(slots=True)
@@ -70,13 +80,72 @@ class RequestResult:
     error: CarrelError | None = None  # of this request alone, e.g. a non-finite vector
 
 
-class Executor(Protocol):
-    """Runs the batch of one model on the device. May raise anything: the core fails that batch and goes on."""
+class PendingBatch(Protocol):
+    """A batch that the device has, or had, in work."""
 
-    def execute(self, batch: ModelBatch) -> list[RequestResult]: ...
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the next step may be submitted before :meth:`wait`: the batch that follows this one takes the tokens
+        sampled here as ``input_on_device``.
+
+        False if the device needs to be told these tokens: it keeps none, or it samples for a request that
+        ``needs_host_tokens`` and does not keep on the device what that request asks for.
+        """
+        ...
+
+    def wait(self) -> list[RequestResult]:
+        """Block until the batch is done; results in the order of ``batch.requests``. Called once, or never.
+
+        May raise anything: the core fails the requests of this batch and goes on.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class FinishedBatch:
+    """Results that are there already: what a device gives that works while ``submit`` waits."""
+
+    results: list[RequestResult] | Exception
+    runs_ahead: bool = False
+
+    def wait(self) -> list[RequestResult]:
+        if isinstance(self.results, Exception):
+            raise self.results
+        return self.results
+
+
+class Executor(Protocol):
+    """Runs batches on the device. All methods are called by the engine's thread alone.
+
+    What an asynchronous device must do, with step N in work and step N + 1 submitted behind it:
+
+    * **Order.** Batches of one model run in the order in which they are submitted, each after the one before. The
+      scheduler counts on it: it gives a block that step N still writes to another request of step N + 1 or later, and
+      whatever that request reads of the block it writes first.
+    * **Copies.** ``submit`` copies what it needs out of the batch (token ids, block tables, counts) before it returns,
+      and does not wait for the device. Buffers that the host fills must not be those that step N still reads.
+    * **Last tokens.** The sampler leaves each sampled token in a buffer on the device, one place for each request id,
+      from the first step that samples for the request until ``release``. A row with ``input_on_device`` takes its one
+      input token from there. Whatever happens, a place holds a valid token id, for instance 0 before the first one and
+      after logits that are not finite: the request ends with an error, but a step behind may compute one more row.
+    * **Counts.** Position of the sampled token, ``min_tokens`` and sequence lengths come from the
+      :class:`ScheduledRequest`, never from ``len(request.output_token_ids)``, which lags behind.
+    * **Extra rows.** A request that ended in step N by a stop token, an abort or an error may still be computed in step
+      N + 1, also after its ``release``. The result of that row is dropped. A place in a buffer that ``release`` gave
+      back may be used again by the next ``submit``, which runs later on the device.
+    """
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether ``submit`` returns before the device is done."""
+        ...
+
+    def submit(self, batch: ModelBatch) -> PendingBatch:
+        """Start ``batch``. May raise anything: the core fails the requests of this batch and goes on."""
+        ...
 
     def release(self, request_ids: list[str]) -> None:
-        """These requests ended: forget what is kept for them."""
+        """These requests ended: forget what is kept for them. Another request may come with the same id."""
 
 
 @dataclass(slots=True)

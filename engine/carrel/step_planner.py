@@ -35,7 +35,7 @@ class StepPlanner:
         self._prefill_gave_way = False
 
     def plan(self) -> SchedulerOutput:
-        """The work of the next step. Empty only if nobody waits and nobody runs."""
+        """The work of the next step. See :meth:`carrel.scheduler.Scheduler.schedule`."""
         preempted: list[Request] = []
         chats: dict[str, list[ScheduledRequest]] = {model: [] for model in self._lanes}
         for model, lane in self._lanes.items():

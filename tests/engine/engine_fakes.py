@@ -7,12 +7,20 @@ import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from async_device import AsyncDevice
 from carrel.core import EngineCore
 from carrel.kv_cache import KVCacheManager
 from carrel.params import PoolingParams, SamplingParams
 from carrel.request import Request
 from carrel.scheduler import Scheduler
-from carrel.step import EngineOutput, ModelBatch, RequestResult, ScheduledRequest
+from carrel.step import (
+    EngineOutput,
+    FinishedBatch,
+    ModelBatch,
+    PendingBatch,
+    RequestResult,
+    ScheduledRequest,
+)
 
 VOCAB_SIZE = 1000
 
@@ -84,28 +92,35 @@ class CheckingExecutor:
             self._pool(item) if item.request.is_pooling else self._read(batch.model, item) for item in batch.requests
         ]
 
+    @property
+    def is_asynchronous(self) -> bool:
+        return False
+
+    def submit(self, batch: ModelBatch) -> PendingBatch:
+        return FinishedBatch(self.execute(batch))
+
     def release(self, request_ids: list[str]) -> None:
         self.released.extend(request_ids)
 
     def _check_written_blocks_are_private(self, items: list[ScheduledRequest]) -> None:
         held = [block_id for item in items for block_id in set(item.block_table)]
         for item in items:
-            start = item.request.num_computed_tokens
-            for index in range(start // self.block_size, -(-(start + item.num_scheduled_tokens) // self.block_size)):
+            for index in range(item.num_computed_tokens // self.block_size, -(-item.num_tokens // self.block_size)):
                 assert held.count(item.block_table[index]) == 1, "a request writes into a block that another one holds"
 
     def _write(self, model: str, item: ScheduledRequest) -> None:
-        request, start = item.request, item.request.num_computed_tokens
+        request, start = item.request, item.num_computed_tokens
         assert item.num_scheduled_tokens > 0, "nothing is scheduled in vain"
-        assert start + item.num_scheduled_tokens <= request.num_tokens, "more is scheduled than there is"
-        tokens = request.token_ids(start, start + item.num_scheduled_tokens)
+        assert item.num_tokens <= request.num_tokens, "more is scheduled than there is"
+        assert item.samples == (item.num_tokens == request.num_tokens), "a step samples when it reaches the last token"
+        tokens = request.token_ids(start, item.num_tokens)
         for position, token in enumerate(tokens, start):
             block_id = item.block_table[position // self.block_size]
             self.slots[model, block_id, position % self.block_size] = token
         self.num_computed[request.request_id] = self.num_computed.get(request.request_id, 0) + len(tokens)
 
     def _read(self, model: str, item: ScheduledRequest) -> RequestResult:
-        request, end = item.request, item.request.num_computed_tokens + item.num_scheduled_tokens
+        request, end = item.request, item.num_tokens
         read = [
             self.slots[model, item.block_table[position // self.block_size], position % self.block_size]
             for position in range(end)
@@ -132,7 +147,7 @@ class FaultyExecutor(CheckingExecutor):
 
 
 class Engine:
-    """A scheduler with one chat model and one embedder on a checking executor."""
+    """A scheduler with one chat model and one embedder on a checking executor, behind an asynchronous device or not."""
 
     def __init__(
         self,
@@ -142,6 +157,7 @@ class Engine:
         enable_caching: bool = True,
         max_model_len: int = 200,
         executor: CheckingExecutor | None = None,
+        overlap: bool = False,
         **limits,
     ) -> None:
         self.kv_cache = KVCacheManager(
@@ -149,7 +165,8 @@ class Engine:
         )
         self.scheduler = Scheduler({"chat": self.kv_cache}, pooling_models={"embedder": 500}, **limits)
         self.executor = executor or CheckingExecutor(block_size)
-        self.core = EngineCore(self.scheduler, self.executor)
+        self.device = AsyncDevice(self.executor) if overlap else self.executor
+        self.core = EngineCore(self.scheduler, self.device, overlap=overlap)
         self.outputs: list[EngineOutput] = []
 
     def add(self, *requests: Request) -> None:

@@ -21,7 +21,7 @@ def compute(cache, request, num_tokens=None):
     block_ids = cache.allocate_slots(request, num_tokens - num_cached, blocks)
     if block_ids is not None:
         request.num_computed_tokens = num_tokens
-        cache.commit(request)
+        cache.commit(request, request.num_computed_tokens)
     return block_ids
 
 
@@ -68,7 +68,7 @@ def test_nothing_is_found_before_it_is_written():
     second = chat_request("b", range(12))
     assert cache.get_computed_blocks(second) == ([], 0)
     first.num_computed_tokens = 7  # a chunk: one full block and a part
-    cache.commit(first)
+    cache.commit(first, first.num_computed_tokens)
     assert cache.get_computed_blocks(second)[1] == 4
 
 
@@ -79,7 +79,7 @@ def test_generated_tokens_are_found_by_the_next_turn():
     first.output_token_ids += [4, 5, 6, 7, 8, 9]
     cache.allocate_slots(first, 5)
     first.num_computed_tokens = 8
-    cache.commit(first)
+    cache.commit(first, first.num_computed_tokens)
     cache.free(first)
     assert cache.get_computed_blocks(chat_request("b", [1, 2, 3, 4, 5, 6, 7, 8, 100]))[1] == 8
 
@@ -224,7 +224,7 @@ class AllocatorMachine(RuleBasedStateMachine):
             prefix = (request.cache_salt, tuple(request.token_ids(0, position + 1)))
             self.content[block_ids[position // BLOCK_SIZE], position % BLOCK_SIZE] = prefix
         request.num_computed_tokens = end
-        self.cache.commit(request)
+        self.cache.commit(request, request.num_computed_tokens)
 
     @invariant()
     def everything_held_holds_what_was_written(self):

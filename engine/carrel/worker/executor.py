@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from carrel.step import ModelBatch, RequestResult
+from carrel.step import FinishedBatch, ModelBatch, PendingBatch, RequestResult
 from carrel.worker.model_runner import ModelRunner
 
 
@@ -13,6 +13,15 @@ class DeviceExecutor:
 
     def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
         self.runners = dict(runners)
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """No runner works behind the back of ``submit`` yet."""
+        return False
+
+    def submit(self, batch: ModelBatch) -> PendingBatch:
+        """Compute ``batch`` at once."""
+        return FinishedBatch(self.execute(batch))
 
     def execute(self, batch: ModelBatch) -> list[RequestResult]:
         """Results in the order of ``batch.requests``."""

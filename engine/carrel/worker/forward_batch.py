@@ -49,7 +49,7 @@ def build_batch(
     slots: list[int] = []
     spans: list[SequenceSpan] = []
     for item in requests:
-        request, start = item.request, item.request.num_computed_tokens
+        request, start = item.request, item.num_computed_tokens
         end = start + item.num_scheduled_tokens
         spans.append(SequenceSpan(len(input_ids), item.num_scheduled_tokens, end, item.block_table))
         input_ids += request.token_ids(start, end)

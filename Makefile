@@ -5,13 +5,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+TRITON36 := .venv-triton36
 
 export HF_HUB_OFFLINE := 1
 export TRANSFORMERS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types format docs-check bench clean
+.PHONY: help install demo test test-kernels lint types format docs-check bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed 's/:.*  ## /\t/' | expand -t 14
@@ -32,6 +33,18 @@ demo: $(STAMP)  ## index documents, ask three questions, serve, and talk to the 
 test: lint types  ## everything that CI runs: lint, types, all tests, README blocks
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
+# The GPU image has Triton 3.6 and a plain machine the newest: this environment has the one and borrows all else.
+$(TRITON36)/.installed: $(STAMP)
+	@echo "Installing Triton 3.6 into $(TRITON36) (once) …"
+	@$(BIN)/python -m venv --clear --without-pip $(TRITON36)
+	@$(BIN)/python -m pip --python $(TRITON36)/bin/python install --quiet --no-deps triton==3.6.0
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$($(TRITON36)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth"
+	@touch $@
+
+test-kernels: $(TRITON36)/.installed  ## the kernels: equal to their twins, compiled for three GPUs by two Tritons
+	@CARREL_TRITON36_PYTHON=$(abspath $(TRITON36))/bin/python $(BIN)/python -m pytest -q tests/kernels $(PYTEST_ARGS)
+
 lint: $(STAMP)  ## ruff check, ruff format --check, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -40,7 +53,7 @@ lint: $(STAMP)  ## ruff check, ruff format --check, import-linter
 types: $(STAMP)  ## mypy: the packages and the programs strictly, the tests' bodies
 	@$(BIN)/mypy
 	@$(BIN)/mypy examples/demo.py training/reader/train.py benchmarks/*.py
-	@$(BIN)/mypy --config-file tests/mypy.ini tests scripts
+	@$(BIN)/mypy --config-file tests/mypy.ini tests scripts benchmarks/kernels
 
 format: $(STAMP)  ## let ruff repair and format the code
 	@$(BIN)/ruff check --fix .
@@ -54,5 +67,5 @@ bench: $(STAMP)  ## rows beside transformers and sentence-transformers
 	@$(BIN)/python benchmarks/starters.py
 
 clean:  ## remove what the targets made, the virtual environment too
-	rm -rf $(VENV) dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TRITON36) dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

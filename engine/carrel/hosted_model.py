@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from carrel.chat_template import ChatTemplate
 from carrel.config import Task
-from carrel.errors import ChatTemplateError
+from carrel.errors import ChatTemplateError, UnsupportedTaskError
 from carrel.models.config import ModelConfig
-from carrel.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # an engine of token ids needs neither
+    from carrel.chat_template import ChatTemplate
+    from carrel.tokenizer import Tokenizer
 
 RerankerKind = Literal["cross-encoder", "bi-encoder"]
 
@@ -25,11 +27,22 @@ class HostedModel:
     task: Task
     folder: Path
     config: ModelConfig
-    tokenizer: Tokenizer
+    loaded_tokenizer: Tokenizer | None  # None: the engine was opened with skip_tokenizer_init
     chat_template: ChatTemplate | None
     max_model_len: int  # tokens of prompt and output together
     eos_token_ids: frozenset[int] = frozenset()
     matryoshka: bool = False  # its vectors may be cut to fewer dimensions
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, or a clear error where there is none."""
+        if self.loaded_tokenizer is None:
+            raise UnsupportedTaskError(
+                f"{self.key} was opened with skip_tokenizer_init, so the engine takes and gives token ids alone; "
+                "open it without, to use text.",
+                param="model",
+            )
+        return self.loaded_tokenizer
 
     @property
     def embedding_dim(self) -> int | None:

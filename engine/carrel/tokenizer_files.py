@@ -2,7 +2,8 @@
 
 Knows ``tokenizer.json``, ``tokenizer_config.json`` and ``special_tokens_map.json``, and what transformers does with
 them: added tokens, clean-up, and that the post-processor in ``tokenizer.json`` goes before ``add_bos_token`` and
-``add_eos_token``. Does not encode or decode anything.
+``add_eos_token``. Does not encode or decode anything, and loads the package only when there is something to read: an
+engine of token ids does without it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import tokenizers
 
 from carrel.errors import UnsupportedModelError, WeightsError
 
@@ -69,6 +68,8 @@ def _read_backend(folder: Path) -> Any:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return _convert(folder)
+    import tokenizers
+
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception on a broken file
@@ -80,6 +81,7 @@ def _convert(folder: Path) -> Any:
     advice = "Save a fast tokenizer into the folder: AutoTokenizer.from_pretrained(...).save_pretrained(folder)."
     if not any(path for pattern in SOURCES for path in folder.glob(pattern)):
         raise UnsupportedModelError(f"{folder} has no tokenizer.json and no other tokenizer file. {advice}")
+    import tokenizers
     from transformers import AutoTokenizer  # slow to import, seldom needed
 
     try:
@@ -110,6 +112,8 @@ def _content(token: Any) -> str | None:
 
 def _add_tokens(backend: Any, config: dict[str, Any], special: dict[str, str]) -> None:
     """Add what the config names and tokenizer.json lacks, as transformers does."""
+    import tokenizers
+
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     listed = config.get("added_tokens_decoder") or {}
     for _, token in sorted(listed.items(), key=lambda item: int(item[0])):

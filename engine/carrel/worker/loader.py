@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from carrel.config import LoadFormat
 from carrel.layers.attention import attention_backend
 from carrel.models.config import ModelConfig
 from carrel.models.decoder import Decoder
@@ -14,13 +15,17 @@ from carrel.models.registry import family_of
 from carrel.models.weights import Checkpoint, load_weights
 from carrel.worker.dtype import resolve_dtype
 from carrel.worker.model_runner import ChatRunner, EmbeddingRunner, ModelRunner, RerankRunner
+from carrel.worker.random_weights import fill_randomly
 
 
-def load_runner(folder: Path, config: ModelConfig, *, device: str, dtype: str, block_size: int) -> ModelRunner:
+def load_runner(
+    folder: Path, config: ModelConfig, *, device: str, dtype: str, block_size: int, load_format: LoadFormat = "auto"
+) -> ModelRunner:
     """Read the weights in ``folder`` and make the runner for the task of ``config``.
 
     ``device`` is "cpu" or "cuda…" (never "auto"), ``dtype`` "auto" or a dtype by name, ``block_size`` tokens in one KV
-    block. A chat runner still needs ``allocate_kv_cache``::
+    block. With ``load_format`` "dummy" the weights are random and only config.json is read. A chat runner still needs
+    ``allocate_kv_cache``::
 
         config = ModelConfig.from_folder(folder)
         runner = load_runner(folder, config, device="cpu", dtype="auto", block_size=16)
@@ -30,12 +35,12 @@ def load_runner(folder: Path, config: ModelConfig, *, device: str, dtype: str, b
         UnsupportedModelError: the dtype is not supported.
     """
     family = family_of(config.architecture)
-    checkpoint = Checkpoint(folder, family.prefix)
-    torch_dtype = resolve_dtype(dtype, config.dtype or checkpoint.dtype(), device)
+    checkpoint = None if load_format == "dummy" else Checkpoint(folder, family.prefix)
+    stored = config.dtype or (checkpoint.dtype() if checkpoint else "bfloat16")
+    torch_dtype = resolve_dtype(dtype, stored, device)
     with torch.device("meta"):  # shapes only; loading puts the real tensors in
         model = (Decoder if config.is_decoder else Encoder)(config, attention_backend(device))
-    sources, ignored = model.weight_sources(), model.ignored_weights
-    load_weights(model, checkpoint, sources, device=device, dtype=torch_dtype, ignored=ignored)
+    _fill(model, checkpoint, device, torch_dtype, model.ignored_weights)
     if config.task == "chat":
         assert isinstance(model, Decoder), "only decoders chat"
         return ChatRunner(config, model, device=device, dtype=torch_dtype, block_size=block_size)
@@ -46,10 +51,23 @@ def load_runner(folder: Path, config: ModelConfig, *, device: str, dtype: str, b
     return RerankRunner(config, model, head, device=device, dtype=torch_dtype, block_size=block_size)
 
 
-def _load_head(config: ModelConfig, checkpoint: Checkpoint, device: str) -> BertHead | RobertaHead:
+def _load_head(config: ModelConfig, checkpoint: Checkpoint | None, device: str) -> BertHead | RobertaHead:
     """The classification head, in fp32: scores that differ in the fourth digit must not become equal."""
     with torch.device("meta"):
         head = BertHead(config) if config.architecture.startswith("Bert") else RobertaHead(config)
     rest = ("",)  # everything else is the encoder's
-    load_weights(head, checkpoint, head.weight_sources(), device=device, dtype=torch.float32, ignored=rest)
+    _fill(head, checkpoint, device, torch.float32, rest)
     return head
+
+
+def _fill(
+    module: Decoder | Encoder | BertHead | RobertaHead,
+    checkpoint: Checkpoint | None,
+    device: str,
+    dtype: torch.dtype,
+    ignored: tuple[str, ...],
+) -> None:
+    if checkpoint is None:
+        fill_randomly(module, device=device, dtype=dtype)
+    else:
+        load_weights(module, checkpoint, module.weight_sources(), device=device, dtype=dtype, ignored=ignored)

@@ -8,9 +8,9 @@ decode asks for more. When there is none, the least urgent request gives its blo
 The most urgent request can thus always go on, and alone it fits: that is checked before it is accepted.
 
 What is scheduled counts as computed from then on, and the token to be sampled is a placeholder until the device tells
-it. So the next step can be scheduled while this one is in flight. Blocks are free for others as soon as their request
-ends or gives way, even if a step in flight still writes to them: the device runs steps in order, and whoever gets such a
-block writes it, in a later step, before reading it.
+it, so that the next step can be scheduled while this one is in flight. Blocks are free for others as soon as their
+request ends or gives way, even if a step in flight still writes to them: the device runs steps in order, and whoever
+gets such a block writes it, in a later step, before reading it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ With overlap it submits one step more before it waits, so that the device always
     device                     └ step 1 ──────────────────┴ step 2 ─────────────────────────────────────┴ step 3 …
 
 Step 2 is scheduled before the tokens of step 1 are known. They are placeholders to the scheduler, and stay on the
-device as the inputs of step 2. What step 1 turns out to end (a stop token, an abort, an error) is computed once in vain.
+device as the inputs of step 2. What step 1 turns out to end (a stop token, an abort, an error) is computed once more in
+vain.
 """
 
 from __future__ import annotations

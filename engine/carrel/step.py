@@ -26,8 +26,8 @@ class ScheduledRequest:
     block_table: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0  # when this step begins on the device
     samples: bool = False  # the step reaches the last token that the request has: one more is sampled
-    # The one token to compute was sampled by the step before this one, and the host has not seen it yet:
-    # ``request.token_ids`` ends right before it. The worker takes it from where that step left it.
+    # The one token to compute was sampled by the batch of this model before this one, and the host has not seen it:
+    # ``request.token_ids`` ends right before it. The worker takes it from where that batch left it.
     input_on_device: bool = False
 
     @property
@@ -124,10 +124,10 @@ class Executor(Protocol):
       whatever that request reads of the block it writes first.
     * **Copies.** ``submit`` copies what it needs out of the batch (token ids, block tables, counts) before it returns,
       and does not wait for the device. Buffers that the host fills must not be those that step N still reads.
-    * **Last tokens.** The sampler leaves each sampled token in a buffer on the device, one place for each request id,
-      from the first step that samples for the request until ``release``. A row with ``input_on_device`` takes its one
-      input token from there. Whatever happens, a place holds a valid token id, for instance 0 before the first one and
-      after logits that are not finite: the request ends with an error, but a step behind may compute one more row.
+    * **Last tokens.** The sampler leaves the sampled tokens on the device, where the rows of the next batch find them:
+      ``input_on_device`` always means the batch of the same model that was submitted right before. What lies there is a
+      valid token id whatever happens, also when the logits were not finite: the request ends with an error then, but
+      the step behind may compute its row once more.
     * **Counts.** Position of the sampled token, ``min_tokens`` and sequence lengths come from the
       :class:`ScheduledRequest`, never from ``len(request.output_token_ids)``, which lags behind.
     * **Extra rows.** A request that ended in step N by a stop token, an abort or an error may still be computed in step

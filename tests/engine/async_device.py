@@ -13,13 +13,14 @@ from carrel.step import Executor, ModelBatch, PendingBatch, RequestResult, Sched
 class AsyncDevice:
     """Makes an asynchronous device of ``executor``, and as slow as can be: nothing runs before its wait().
 
-    submit() copies what the batch holds, so that whatever the scheduler does afterwards is not seen. Sampled tokens are
-    kept, and taken as inputs where the scheduler says so, before the host has seen them.
+    submit() copies what the batch holds, so that whatever the scheduler does afterwards is not seen. The tokens that a
+    batch samples are kept for the next batch of the model, and are inputs there where the scheduler says so.
     """
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
-        self.last_token_ids: dict[str, int] = {}
+        self.last_token_ids: dict[str, dict[str, int]] = {}  # model → request id → token, of its batch that ran last
+        self.lost: set[str] = set()  # requests of batches that failed: in a batch behind they may still have rows
         self.num_ahead = 0  # batches with an input that the host did not know
         self._queue: deque[Callable[[], None]] = deque()
 
@@ -34,16 +35,10 @@ class AsyncDevice:
         return pending
 
     def release(self, request_ids: list[str]) -> None:
-        """In its turn, for rows of these requests may be in a batch that is yet to run."""
         self.executor.release(request_ids)
-        self._queue.append(lambda: self._forget(request_ids))
 
     def run_next(self) -> None:
         self._queue.popleft()()
-
-    def _forget(self, request_ids: list[str]) -> None:
-        for request_id in request_ids:
-            self.last_token_ids.pop(request_id, None)
 
 
 class AsyncBatch:
@@ -70,23 +65,35 @@ class AsyncBatch:
 
     def run(self) -> None:
         self.is_done = True
-        for item in self.batch.requests:
-            if item.input_on_device:
-                self._take_input(item)
+        device, items = self.device, self.batch.requests
+        known = device.last_token_ids.pop(self.batch.model, {})
+        rows = [item for item in items if self._has_input(item, known)]  # the others' results are of no interest
         try:
-            self.results = self.device.executor.submit(self.batch).wait()
+            results = device.executor.submit(ModelBatch(self.batch.model, rows)).wait() if rows else []
         except Exception as error:
             self.error = error
+            device.lost.update(item.request.request_id for item in items)
             return
-        for item, result in zip(self.batch.requests, self.results or [], strict=False):  # faulty models give too few
-            if result.token_ids:
-                self.device.last_token_ids[item.request.request_id] = result.token_ids[-1]
+        if rows == items:  # faulty models give too few results, or none
+            self.results = results
+        else:
+            by_item = dict(zip(map(id, rows), results, strict=True))
+            self.results = [by_item.get(id(item), RequestResult([0] * item.samples)) for item in items]
+        sampled = zip(items, self.results or [], strict=False)
+        device.last_token_ids[self.batch.model] = {
+            item.request.request_id: result.token_ids[-1] for item, result in sampled if result.token_ids
+        }
 
-    def _take_input(self, item: ScheduledRequest) -> None:
+    def _has_input(self, item: ScheduledRequest, known: dict[str, int]) -> bool:
+        """Append the input of a row that runs ahead. False: a step before failed, the row's slots hold anything."""
         request = item.request
-        assert item.num_scheduled_tokens == 1 and item.num_tokens == request.num_tokens + 1, "one token is not known"
-        assert not request.needs_host_tokens, "who looks at its tokens does not run ahead of them"
-        request.output_token_ids.append(self.device.last_token_ids.get(request.request_id, 0))
+        if item.input_on_device:
+            assert item.num_scheduled_tokens == 1 and item.num_tokens == request.num_tokens + 1, (
+                "one token is not known"
+            )
+            assert not request.needs_host_tokens, "who looks at its tokens does not run ahead of them"
+            request.output_token_ids.append(known.get(request.request_id, 0))
+        return request.request_id not in self.device.lost and (not item.input_on_device or request.request_id in known)
 
 
 def _copy(item: ScheduledRequest) -> ScheduledRequest:

@@ -123,12 +123,17 @@ CLIENTS = st.lists(
     close_after=st.none() | st.sampled_from([0, 0.001, 0.004]),
     num_blocks=st.integers(3, 20),
     budget=st.integers(1, 30),
+    overlap=st.booleans(),
 )
 def test_every_accepted_request_ends_in_exactly_one_terminal_output(
-    clients, model_faults, loop_fault, close_after, num_blocks, budget
+    clients, model_faults, loop_fault, close_after, num_blocks, budget, overlap
 ):
     engine = Engine(
-        num_blocks=num_blocks, max_num_batched_tokens=budget, executor=FaultInjector(4, model_faults), max_num_seqs=4
+        num_blocks=num_blocks,
+        max_num_batched_tokens=budget,
+        executor=FaultInjector(4, model_faults),
+        max_num_seqs=4,
+        overlap=overlap,
     )
     if loop_fault is not None:
         inject(engine, *loop_fault)

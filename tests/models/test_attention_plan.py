@@ -58,7 +58,9 @@ def test_any_mix_of_work_is_the_formula(window, num_kv_heads):
     new = [
         [rows[len(rows) - span.query_len :] for rows, span in zip(side, spans, strict=True)] for side in (keys, values)
     ]
-    out = TorchAttention().forward(torch.cat(queries), torch.cat(new[0]), torch.cat(new[1]), cache, plan, window)
+    key, value = torch.cat(new[0]), torch.cat(new[1])
+    cache.store(key, value, plan.slot_mapping, None)
+    out = TorchAttention().forward(torch.cat(queries), key, value, cache, plan, window)
     expected = [naive(*parts, window) for parts in zip(queries, keys, values, strict=True)]
     torch.testing.assert_close(out, torch.cat(expected).flatten(1), rtol=0, atol=1e-5)
 

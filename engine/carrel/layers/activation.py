@@ -9,10 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from carrel.kernels.reference import silu_and_mul
-
-__all__ = ["ACTIVATION_NAMES", "activation", "silu_and_mul"]
-
 Activation = Callable[[Tensor], Tensor]
 ACTIVATION_NAMES = ("gelu", "gelu_new", "gelu_pytorch_tanh", "identity", "relu", "silu", "tanh")
 

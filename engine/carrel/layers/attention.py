@@ -1,6 +1,7 @@
-"""Attention over a packed batch: store keys and values, then attend. The seam where Triton kernels come in.
+"""Attention over a packed batch. The seam where Triton kernels come in.
 
-Knows the paged cache and grouped heads. Does not know rotary embedding, projections, or who the requests are.
+Knows the paged cache and grouped heads. Does not know rotary embedding, projections, or who the requests are. Keys and
+values are stored before, with the rotation (``layers/ops.py``).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 
 
 class AttentionBackend(Protocol):
-    """One implementation for each kind of device."""
+    """One implementation for each kind of device. ``cache`` already holds ``key`` and ``value``; rows may lie apart."""
 
     def forward(
         self,
@@ -83,8 +84,6 @@ class TorchAttention:
         plan: AttentionPlan,
         window: int | None,
     ) -> Tensor:
-        if cache is not None and plan.slot_mapping is not None:
-            cache.store(key, value, plan.slot_mapping, plan.fresh_blocks)
         items = plan.items(window)
         if len(items) == 1 and isinstance(items[0].rows, slice):  # the one item covers every row, in order
             return self._attend(items[0], query, key, value, cache).flatten(1)

@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from carrel.kernels import reference
+from carrel.layers.ops import Ops
 
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, the mean in fp32. Over the last dimension, so it also normalises single heads."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, ops: Ops) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size), requires_grad=False)
         self.eps = eps
+        self.ops = ops
 
     def forward(self, x: Tensor) -> Tensor:
-        return reference.rms_norm(x, self.weight, self.eps)
+        return self.ops.rms_norm(x, self.weight, self.eps)
 
     def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns (norm(x + residual), x + residual); ``residual`` None counts as zero."""
         if residual is None:
             return self.forward(x), x
-        return reference.add_rms_norm(x, residual, self.weight, self.eps)
+        return self.ops.add_rms_norm(x, residual, self.weight, self.eps)
 
 
 class LayerNorm(nn.Module):
     """The usual layer norm with bias, of ``x + residual``."""
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, ops: Ops) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(size), requires_grad=False)
         self.eps = eps
+        self.ops = ops
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        x = x if residual is None else x + residual
-        return F.layer_norm(x, (x.shape[-1],), self.weight, self.bias, self.eps)
+        return self.ops.layer_norm(x, residual, self.weight, self.bias, self.eps)

@@ -71,9 +71,11 @@ def inverse_frequencies(head_dim: int, rope: RopeConfig) -> Tensor:
 class RotaryEmbedding:
     """Makes the tables of a batch from its positions. The angles are computed in fp32 whatever the model's dtype."""
 
-    def __init__(self, head_dim: int, rope: RopeConfig) -> None:
+    def __init__(self, head_dim: int, rope: RopeConfig, max_positions: int) -> None:
         self.inv_freq = inverse_frequencies(head_dim, rope)
         self.scale = rope.attention_factor
+        self.max_positions = max_positions
+        self._by_position: Tensor | None = None
 
     def tables(self, positions: Tensor, dtype: torch.dtype) -> RotaryTables:
         """``positions``: [num_tokens] int64; the tables are in ``dtype``, on the device of ``positions``."""
@@ -84,6 +86,14 @@ class RotaryEmbedding:
         cos = torch.cat((cos, cos), dim=-1).to(dtype)
         sin = torch.cat((-sin, sin), dim=-1).to(dtype)
         return RotaryTables(cos.unsqueeze(1), sin.unsqueeze(1))
+
+    def by_position(self, device: torch.device) -> Tensor:
+        """fp32 [max_positions, head_dim]: cosines, then sines, of every position; made once, for kernels to look up."""
+        if self._by_position is None or self._by_position.device != device:
+            positions = torch.arange(self.max_positions, dtype=torch.float32, device=device)
+            angles = positions.unsqueeze(1) * self.inv_freq.to(device)  # [max_positions, head_dim / 2]
+            self._by_position = torch.cat((angles.cos() * self.scale, angles.sin() * self.scale), dim=-1)
+        return self._by_position
 
 
 def apply_rotary(x: Tensor, tables: RotaryTables) -> Tensor:

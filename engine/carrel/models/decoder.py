@@ -15,80 +15,84 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from carrel.layers.activation import silu_and_mul
-from carrel.layers.attention import AttentionBackend, LayerCache
+from carrel.layers.attention import LayerCache
 from carrel.layers.attention_plan import AttentionPlan
 from carrel.layers.embedding import Embedding
 from carrel.layers.linear import Linear
 from carrel.layers.norm import RMSNorm
-from carrel.layers.rotary import RotaryEmbedding, RotaryTables, apply_rotary
+from carrel.layers.ops import HeadNorms, Ops, Rotator
+from carrel.layers.rotary import RotaryEmbedding
 from carrel.models.config import ModelConfig
 
 
 class DecoderAttention(nn.Module):
-    def __init__(self, config: ModelConfig, window: int | None, backend: AttentionBackend) -> None:
+    def __init__(self, config: ModelConfig, window: int | None, ops: Ops) -> None:
         super().__init__()
         self.head_dim = config.head_dim
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
-        self.window, self.backend = window, backend
+        self.window, self.backend = window, ops.attention
         rows = self.num_heads + 2 * self.num_kv_heads
         self.qkv_proj = Linear(config.hidden_size, rows * self.head_dim, config.qkv_bias)
         self.o_proj = Linear(self.num_heads * self.head_dim, config.hidden_size, config.output_bias)
-        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps, ops) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps, ops) if config.qk_norm else None
 
-    def forward(self, x: Tensor, rotary: RotaryTables, cache: LayerCache | None, plan: AttentionPlan) -> Tensor:
-        heads = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))  # [num_tokens, rows, head_dim]
-        query, key, value = heads.split((self.num_heads, self.num_kv_heads, self.num_kv_heads), dim=1)
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key = apply_rotary(query, rotary), apply_rotary(key, rotary)
+    def forward(self, x: Tensor, rotate: Rotator, cache: LayerCache | None, plan: AttentionPlan) -> Tensor:
+        qkv = self.qkv_proj(x)  # [num_tokens, rows * head_dim]
+        query, key, value = rotate(qkv, self.num_heads, self.num_kv_heads, self._head_norms(), cache)
         out: Tensor = self.o_proj(self.backend.forward(query, key, value, cache, plan, self.window))
         return out
 
+    def _head_norms(self) -> HeadNorms | None:
+        if self.q_norm is None or self.k_norm is None:
+            return None
+        return HeadNorms(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps)
+
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: ModelConfig, window: int | None, backend: AttentionBackend) -> None:
+    def __init__(self, config: ModelConfig, window: int | None, ops: Ops) -> None:
         super().__init__()
         size, inner = config.hidden_size, config.intermediate_size
-        self.input_layernorm = RMSNorm(size, config.norm_eps)
-        self.self_attn = DecoderAttention(config, window, backend)
-        self.post_attention_layernorm = RMSNorm(size, config.norm_eps)
+        self.ops = ops
+        self.input_layernorm = RMSNorm(size, config.norm_eps, ops)
+        self.self_attn = DecoderAttention(config, window, ops)
+        self.post_attention_layernorm = RMSNorm(size, config.norm_eps, ops)
         self.gate_up_proj = Linear(size, 2 * inner, config.mlp_bias)
         self.down_proj = Linear(inner, size, config.mlp_bias)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, rotary: RotaryTables, cache: LayerCache | None, plan: AttentionPlan
+        self, x: Tensor, residual: Tensor | None, rotate: Rotator, cache: LayerCache | None, plan: AttentionPlan
     ) -> tuple[Tensor, Tensor]:
         """``x`` still has to be added to ``residual``: the next norm does both in one pass."""
         x, residual = self.input_layernorm.add(x, residual)
-        x = self.self_attn(x, rotary, cache, plan)
+        x = self.self_attn(x, rotate, cache, plan)
         x, residual = self.post_attention_layernorm.add(x, residual)
-        return self.down_proj(silu_and_mul(self.gate_up_proj(x))), residual
+        return self.down_proj(self.ops.silu_and_mul(self.gate_up_proj(x))), residual
 
 
 class Decoder(nn.Module):
     """A causal language model, or an embedder made of one (no head)."""
 
-    def __init__(self, config: ModelConfig, backend: AttentionBackend) -> None:
+    def __init__(self, config: ModelConfig, ops: Ops) -> None:
         super().__init__()
         assert config.rope is not None, "a decoder rotates its queries and keys"
+        self.ops = ops
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, window, backend) for window in config.sliding_windows)
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.layers = nn.ModuleList(DecoderLayer(config, window, ops) for window in config.sliding_windows)
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps, ops)
         has_head = config.task == "chat" and not config.tie_word_embeddings
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False) if has_head else None
-        self.rotary = RotaryEmbedding(config.head_dim, config.rope)
+        self.rotary = RotaryEmbedding(config.head_dim, config.rope, config.max_positions)
 
     def forward(
         self, input_ids: Tensor, positions: Tensor, plan: AttentionPlan, caches: Sequence[LayerCache | None]
     ) -> Tensor:
         """``input_ids`` and ``positions`` [num_tokens] → hidden states [num_tokens, hidden_size], normed."""
         x: Tensor = self.embed_tokens(input_ids)
-        rotary = self.rotary.tables(positions, x.dtype)
+        rotate = self.ops.rotator(self.rotary, positions, plan, x.dtype)
         residual: Tensor | None = None
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, residual = layer(x, residual, rotary, cache, plan)
+            x, residual = layer(x, residual, rotate, cache, plan)
         return self.norm.add(x, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from carrel.layers.activation import activation
-from carrel.layers.attention import AttentionBackend
 from carrel.layers.attention_plan import AttentionPlan
 from carrel.layers.embedding import Embedding
 from carrel.layers.linear import Linear
 from carrel.layers.norm import LayerNorm
+from carrel.layers.ops import Ops
 from carrel.models.config import ModelConfig
 
 # Where each parameter of ours lies in the checkpoint; "{}" are the parts of a fused projection.
@@ -39,13 +39,13 @@ _RENAMED = {
 
 
 class EncoderEmbeddings(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, ops: Ops) -> None:
         super().__init__()
         self.offset = config.position_offset
         self.word = Embedding(config.vocab_size, config.hidden_size)
         self.position = Embedding(config.max_positions + self.offset, config.hidden_size)
         self.token_type = Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = LayerNorm(config.hidden_size, config.norm_eps)
+        self.norm = LayerNorm(config.hidden_size, config.norm_eps, ops)
 
     def forward(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor) -> Tensor:
         if self.token_type.weight.shape[0] == 1:  # RoBERTa has one segment, whatever the tokenizer says
@@ -57,16 +57,16 @@ class EncoderEmbeddings(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    def __init__(self, config: ModelConfig, backend: AttentionBackend) -> None:
+    def __init__(self, config: ModelConfig, ops: Ops) -> None:
         super().__init__()
         size = config.hidden_size
-        self.num_heads, self.head_dim, self.backend = config.num_heads, config.head_dim, backend
+        self.num_heads, self.head_dim, self.backend = config.num_heads, config.head_dim, ops.attention
         self.qkv = Linear(size, 3 * size, bias=True)
         self.attention_output = Linear(size, size, bias=True)
-        self.attention_norm = LayerNorm(size, config.norm_eps)
+        self.attention_norm = LayerNorm(size, config.norm_eps, ops)
         self.inner = Linear(size, config.intermediate_size, bias=True)
         self.outer = Linear(config.intermediate_size, size, bias=True)
-        self.output_norm = LayerNorm(size, config.norm_eps)
+        self.output_norm = LayerNorm(size, config.norm_eps, ops)
         self.activation = activation(config.hidden_act)
 
     def forward(self, x: Tensor, plan: AttentionPlan) -> Tensor:
@@ -81,10 +81,11 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A bidirectional encoder over packed sequences."""
 
-    def __init__(self, config: ModelConfig, backend: AttentionBackend) -> None:
+    def __init__(self, config: ModelConfig, ops: Ops) -> None:
         super().__init__()
-        self.embeddings = EncoderEmbeddings(config)
-        self.layers = nn.ModuleList(EncoderLayer(config, backend) for _ in range(config.num_layers))
+        self.ops = ops
+        self.embeddings = EncoderEmbeddings(config, ops)
+        self.layers = nn.ModuleList(EncoderLayer(config, ops) for _ in range(config.num_layers))
 
     def forward(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor, plan: AttentionPlan) -> Tensor:
         """All [num_tokens] int64 → hidden states [num_tokens, hidden_size]."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from carrel.errors import UnsupportedModelError
+from carrel.kernels.pooling_modes import PoolingMode
 
-PoolingMode = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
 POOLING_MODES: tuple[PoolingMode, ...] = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
 
 # sentence-transformers' older spelling of the same, one boolean for each mode.

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from carrel.config import LoadFormat
-from carrel.layers.attention import attention_backend
+from carrel.layers.ops import ops_for
 from carrel.models.config import ModelConfig
 from carrel.models.decoder import Decoder
 from carrel.models.encoder import BertHead, Encoder, RobertaHead
@@ -39,7 +39,7 @@ def load_runner(
     stored = config.dtype or (checkpoint.dtype() if checkpoint else "bfloat16")
     torch_dtype = resolve_dtype(dtype, stored, device)
     with torch.device("meta"):  # shapes only; loading puts the real tensors in
-        model = (Decoder if config.is_decoder else Encoder)(config, attention_backend(device))
+        model = (Decoder if config.is_decoder else Encoder)(config, ops_for(device))
     _fill(model, checkpoint, device, torch_dtype, model.ignored_weights)
     if config.task == "chat":
         assert isinstance(model, Decoder), "only decoders chat"

@@ -152,7 +152,7 @@ class EmbeddingRunner(PoolingRunner):
     ) -> None:
         super().__init__(config, model, device=device, dtype=dtype, block_size=block_size)
         assert config.pooling is not None, "an embedder says how it pools"
-        self.pooler = Pooler(config.pooling, config.hidden_size, device)
+        self.pooler = Pooler(config.pooling, config.hidden_size, device, model.ops)
 
     def _modules(self) -> list[nn.Module]:
         return [self.model, *(linear for linear, _ in self.pooler.dense)]

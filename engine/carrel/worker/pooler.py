@@ -6,16 +6,14 @@ of its own input and of no other.
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from carrel.errors import InvalidParamsError, StepError
 from carrel.layers.activation import Activation, activation
 from carrel.layers.linear import Linear
-from carrel.models.pooling_config import DenseConfig, PoolingConfig, PoolingMode
+from carrel.layers.ops import Ops
+from carrel.models.pooling_config import DenseConfig, PoolingConfig
 from carrel.models.weights import Checkpoint, load_weights
 from carrel.params import PoolingParams
 from carrel.step import RequestResult
@@ -24,14 +22,16 @@ from carrel.step import RequestResult
 class Pooler:
     """Made once for each embedder."""
 
-    def __init__(self, config: PoolingConfig, hidden_size: int, device: str) -> None:
+    def __init__(self, config: PoolingConfig, hidden_size: int, device: str, ops: Ops) -> None:
         self.config = config
+        self.ops = ops
         self.output_dim = config.output_dim(hidden_size)
         self.dense = [_load_dense(dense, device) for dense in config.dense]
 
     def pool(self, hidden: Tensor, cu_seqlens: list[int], params: list[PoolingParams]) -> list[RequestResult]:
         """``hidden`` [num_tokens, hidden_size]; rows [cu_seqlens[i], cu_seqlens[i + 1]) belong to input i."""
-        pooled = torch.cat([pool_tokens(hidden, cu_seqlens, mode) for mode in self.config.modes], dim=-1)
+        bounds = torch.tensor(cu_seqlens, device=hidden.device)
+        pooled = torch.cat([self.ops.pool_tokens(hidden, bounds, mode) for mode in self.config.modes], dim=-1)
         for linear, act in self.dense:
             pooled = act(linear.forward(pooled))  # [num_inputs, out_features]
         return self._finish(pooled, params)
@@ -50,7 +50,7 @@ class Pooler:
                     results[row].error = InvalidParamsError(message, param="dimensions")
                 continue
             vectors = pooled[rows, :size]  # [len(rows), size]
-            vectors = F.normalize(vectors, dim=-1) if normalize else vectors
+            vectors = self.ops.l2_normalize(vectors) if normalize else vectors
             _deliver(vectors, [results[row] for row in rows])
         return results
 
@@ -71,28 +71,3 @@ def _load_dense(config: DenseConfig, device: str) -> tuple[Linear, Activation]:
     names = {name: [f"linear.{name}"] for name, _ in linear.named_parameters()}
     load_weights(linear, Checkpoint(config.folder), names, device=device, dtype=torch.float32)
     return linear, activation(config.activation)
-
-
-def pool_tokens(hidden: Tensor, cu_seqlens: list[int], mode: PoolingMode) -> Tensor:
-    """[num_tokens, hidden_size] → fp32 [num_inputs, hidden_size]."""
-    starts, ends = cu_seqlens[:-1], cu_seqlens[1:]
-    if mode == "cls":
-        return hidden[starts].to(torch.float32)
-    if mode == "lasttoken":
-        return hidden[[end - 1 for end in ends]].to(torch.float32)
-    pieces = [hidden[start:end].to(torch.float32) for start, end in zip(starts, ends, strict=True)]
-    return torch.stack([_reduce(piece, mode) for piece in pieces])
-
-
-def _reduce(tokens: Tensor, mode: PoolingMode) -> Tensor:
-    """fp32 [n, hidden_size] → [hidden_size]"""
-    n = tokens.shape[0]
-    if mode == "max":
-        return tokens.amax(dim=0)
-    if mode == "mean":
-        return tokens.sum(dim=0) / n
-    if mode == "mean_sqrt_len_tokens":
-        return tokens.sum(dim=0) / math.sqrt(n)
-    assert mode == "weightedmean", "the config refuses other modes"
-    weights = torch.arange(1, n + 1, dtype=torch.float32, device=tokens.device)
-    return torch.mv(tokens.T, weights) / weights.sum()

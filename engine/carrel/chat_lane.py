@@ -25,12 +25,16 @@ from carrel.step import ScheduledRequest
 
 
 class ChatLane:
-    """One chat model's running and waiting requests. ``running`` is sorted, the most urgent first."""
+    """One chat model's running and waiting requests.
+
+    ``running``, and those of them whose prefill is not finished, ``prefilling``, are sorted: the most urgent first.
+    """
 
     def __init__(self, model: str, kv_cache: KVCacheManager) -> None:
         self.model = model
         self.kv_cache = kv_cache
         self.running: list[Request] = []
+        self.prefilling: list[Request] = []
         self.waiting = RequestQueue()
         self.num_preemptions = 0
 
@@ -60,17 +64,15 @@ class ChatLane:
                 ScheduledRequest(request, num_new_tokens, block_ids, num_computed_tokens, True, num_placeholders > 0)
             )
 
-    def prefills(self) -> list[Request]:
-        """Running requests whose prefill is not finished, the most urgent first."""
-        return [request for request in self.running if request.num_computed_tokens < request.num_prefill_tokens]
-
     def continue_prefill(self, request: Request, max_tokens: int) -> ScheduledRequest:
         """The next chunk of a prompt, of at most ``max_tokens`` tokens. Its blocks were taken when it was admitted."""
         start, end = request.num_computed_tokens, request.num_prefill_tokens
         num_new_tokens = min(end - start, max_tokens)
         samples = start + num_new_tokens == end
         request.num_computed_tokens += num_new_tokens
-        request.num_output_placeholders += samples
+        if samples:
+            request.num_output_placeholders += 1
+            self.prefilling.remove(request)
         return ScheduledRequest(request, num_new_tokens, request.block_ids, start, samples)
 
     def admit(self, max_tokens: int) -> ScheduledRequest | None:
@@ -98,13 +100,15 @@ class ChatLane:
         request.num_prefill_tokens = request.num_tokens
         request.status = RequestStatus.RUNNING
         insort(self.running, request, key=urgency)
+        insort(self.prefilling, request, key=urgency)
         return self.continue_prefill(request, max_tokens)
 
     def drop_finished(self, request: Request) -> None:
         """``request`` ended, wherever it was: give back its blocks."""
         self.waiting.discard_finished(request)
-        if request in self.running:
-            self.running.remove(request)
+        for requests in (self.running, self.prefilling):
+            if request in requests:
+                requests.remove(request)
         self.kv_cache.free(request)
 
     def _grow(self, request: Request, num_new_tokens: int, preempted: list[Request]) -> bool:
@@ -123,6 +127,8 @@ class ChatLane:
     def _preempt(self, request: Request) -> None:
         """Back to the queue. A token that is being sampled for it is dropped, and sampled again: it is the same."""
         self.kv_cache.free(request)
+        if request in self.prefilling:
+            self.prefilling.remove(request)
         request.num_computed_tokens = request.num_output_placeholders = 0
         request.num_preemptions += 1
         request.status = RequestStatus.PREEMPTED

@@ -18,7 +18,7 @@ blocks, and every request writes only into blocks that it alone holds.
 from __future__ import annotations
 
 import hashlib
-from array import array
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ from carrel.request import Request
 
 def block_key(parent: bytes, token_ids: Sequence[int]) -> BlockKey:
     """Key of a block of ``token_ids`` after ``parent``, the digest of the block before it."""
-    digest = hashlib.sha256(parent + array("q", token_ids).tobytes()).digest()
+    digest = hashlib.sha256(parent + struct.pack(f"{len(token_ids)}I", *token_ids)).digest()
     return BlockKey(digest, parent, tuple(token_ids))
 
 
@@ -137,7 +137,8 @@ class KVCacheManager:
         keys = self._keys_of(request, num_full)
         for index in range(table.num_committed, num_full):
             self.pool.cache(table.blocks[index], keys[index])
-        self._retract(keys[table.num_committed : min(num_full, table.num_announced)])
+        if table.num_announced > table.num_committed:
+            self._retract(keys[table.num_committed : min(num_full, table.num_announced)])
         table.num_committed = num_full
 
     def free(self, request: Request) -> None:

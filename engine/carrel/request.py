@@ -70,12 +70,16 @@ class Request:
     num_cached_tokens: int = 0  # of the prompt, found in the prefix cache when first scheduled
     num_preemptions: int = 0
     stop_reason: int | str | None = None
+    end_token_ids: frozenset[int] = field(init=False)  # tokens that may end it: end of sequence and stop tokens
     first_scheduled_time: float | None = None
     first_token_time: float | None = None
 
     def __post_init__(self) -> None:
         assert (self.sampling_params is None) != (self.pooling_params is None), "a request samples or pools"
         assert self.prompt_token_ids, "an empty prompt is refused before it becomes a request"
+        self.end_token_ids = self.eos_token_ids.union(
+            self.sampling_params.stop_token_ids if self.sampling_params else ()
+        )
 
     @property
     def is_pooling(self) -> bool:

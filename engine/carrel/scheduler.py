@@ -20,7 +20,15 @@ from carrel.outputs import FloatArray, RequestMetrics
 from carrel.pooling_lane import PoolingLane
 from carrel.request import Request, RequestStatus
 from carrel.stats import KVCacheStats, SchedulerStats
-from carrel.step import EngineOutput, ModelBatch, RequestResult, SchedulerOutput, TokenLogprobs
+from carrel.step import (
+    EngineOutput,
+    ModelBatch,
+    RequestResult,
+    ScheduledRequest,
+    SchedulerOutput,
+    TokenLogprobs,
+    TokensOutput,
+)
 from carrel.step_planner import StepPlanner
 from carrel.stopping import append_tokens
 
@@ -122,6 +130,7 @@ class Scheduler:
                 self._update_chats(batch, result, now, news)
             else:
                 news += self._update_pooled(batch, result)
+        self._num_generated_tokens += sum([len(output.new_token_ids) for output in news])
         return news
 
     @property
@@ -175,29 +184,28 @@ class Scheduler:
             if request.status is not running:
                 continue
             token_ids = result.token_ids
-            too_many = len(token_ids) > 1 and request.num_output_placeholders > 1  # a step in flight counts on one
-            if result.error is not None or item.samples != bool(token_ids) or too_many:
+            if result.error is not None or (len(token_ids) != item.samples and not _may_be_several(item, token_ids)):
                 news.append(self._fail(request, _error_of(request, result)))
                 continue
             num_new_tokens = item.num_scheduled_tokens
             num_tokens = item.num_computed_tokens + num_new_tokens
             if num_tokens % block_size < num_new_tokens:  # a block became full
                 kv_cache.commit(request, num_tokens)
-            if token_ids:
-                news.append(self._take_tokens(request, result, now))
+            if not token_ids:
+                continue
+            request.num_output_placeholders -= 1
+            token_ids = append_tokens(request, token_ids)
+            if request.first_token_time is None:
+                self._note_first_token(request, now)
+            if request.status is running:
+                news.append(TokensOutput(request.request_id, token_ids, result.logprobs, request.num_cached_tokens))
+            else:
+                logprobs = None if result.logprobs is None else result.logprobs[: len(token_ids)]
+                news.append(self._end(request, request.status, token_ids=token_ids, logprobs=logprobs))
 
-    def _take_tokens(self, request: Request, result: RequestResult, now: float) -> EngineOutput:
-        if request.first_token_time is None:
-            request.first_token_time = now
-            self._num_prompt_tokens += request.num_prompt_tokens
-        request.num_output_placeholders -= 1
-        token_ids, logprobs = append_tokens(request, result.token_ids), result.logprobs
-        self._num_generated_tokens += len(token_ids)
-        if logprobs is not None:
-            logprobs = logprobs[: len(token_ids)]
-        if request.status is RequestStatus.RUNNING:
-            return EngineOutput(request.request_id, token_ids, logprobs, num_cached_tokens=request.num_cached_tokens)
-        return self._end(request, request.status, token_ids=token_ids, logprobs=logprobs)
+    def _note_first_token(self, request: Request, now: float) -> None:
+        request.first_token_time = now
+        self._num_prompt_tokens += request.num_prompt_tokens
 
     def _update_pooled(self, batch: ModelBatch, results: Sequence[RequestResult]) -> list[EngineOutput]:
         news: list[EngineOutput] = []
@@ -249,6 +257,11 @@ class Scheduler:
                 request.arrival_time, request.first_scheduled_time, request.first_token_time, time.monotonic()
             ),
         )
+
+
+def _may_be_several(item: ScheduledRequest, token_ids: list[int]) -> bool:
+    """Whether several tokens are in order where one was asked for: no step in flight counts on just one."""
+    return item.samples and len(token_ids) > 1 and item.request.num_output_placeholders == 1
 
 
 def _error_of(request: Request, result: RequestResult) -> CarrelError:

@@ -148,7 +148,7 @@ class Executor(Protocol):
         """These requests ended: forget what is kept for them. Another request may come with the same id."""
 
 
-@dataclass(slots=True)
+@dataclass
 class EngineOutput:
     """News of one request. Exactly one output of each request has a ``finish_reason``; it is the last one."""
 
@@ -165,6 +165,19 @@ class EngineOutput:
     @property
     def finished(self) -> bool:
         return self.finish_reason is not None
+
+
+class TokensOutput(EngineOutput):
+    """Tokens of a request that goes on. There is one for each request in each step, so it sets what it has and leaves
+    the rest to the defaults, which a dataclass without slots keeps in its class."""
+
+    def __init__(
+        self, request_id: str, new_token_ids: list[int], logprobs: list[TokenLogprobs] | None, num_cached_tokens: int
+    ) -> None:
+        self.request_id = request_id
+        self.new_token_ids = new_token_ids
+        self.logprobs = logprobs
+        self.num_cached_tokens = num_cached_tokens
 
 
 class Mailbox(Protocol):

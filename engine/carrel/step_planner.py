@@ -61,11 +61,11 @@ class StepPlanner:
         return [] if self._prefill_gave_way else self._pooling.take_share(budget)
 
     def _prefill_waits(self) -> bool:
-        return any(len(lane.waiting) or lane.prefills() for lane in self._lanes.values())
+        return any(len(lane.waiting) or lane.prefilling for lane in self._lanes.values())
 
     def _continue_prefills(self, chats: dict[str, list[ScheduledRequest]], budget: int) -> int:
         """Next chunks of the prompts that have begun. Return what is left of the budget."""
-        for request in sorted((r for lane in self._lanes.values() for r in lane.prefills()), key=urgency):
+        for request in sorted((r for lane in self._lanes.values() for r in lane.prefilling), key=urgency):
             if budget <= 0:
                 break
             item = self._lanes[request.model].continue_prefill(request, budget)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from carrel.params import SamplingParams
 from carrel.request import Request, RequestStatus
 
 
@@ -11,21 +10,24 @@ def append_tokens(request: Request, token_ids: list[int]) -> list[int]:
 
     The end-of-sequence or stop token is part of the output; ``stop_reason`` is the stop token, or None.
     """
-    params, output_token_ids = request.sampling_params, request.output_token_ids
-    assert params is not None, "only a request that samples gets tokens"
-    eos_token_ids, stop_token_ids = request.eos_token_ids, params.stop_token_ids
-    for count, token_id in enumerate(token_ids, start=1):
+    output_token_ids, end_token_ids = request.output_token_ids, request.end_token_ids
+    num_before, max_tokens = len(output_token_ids), request.max_tokens
+    for token_id in token_ids:
         output_token_ids.append(token_id)
-        if (token_id in eos_token_ids or token_id in stop_token_ids) and _stops(request, params, token_id):
-            return token_ids[:count]
-        if len(output_token_ids) >= request.max_tokens:
+        if token_id in end_token_ids and _stops(request, token_id):
+            break
+        if len(output_token_ids) >= max_tokens:
             request.status = RequestStatus.FINISHED_LENGTH
-            return token_ids[:count]
-    return token_ids
+            break
+    else:
+        return token_ids
+    return output_token_ids[num_before:]
 
 
-def _stops(request: Request, params: SamplingParams, token_id: int) -> bool:
+def _stops(request: Request, token_id: int) -> bool:
     """Whether this end-of-sequence or stop token, appended last, ends the request."""
+    params = request.sampling_params
+    assert params is not None, "only a request that samples gets tokens"
     if len(request.output_token_ids) < params.min_tokens:
         return False  # the sampler masks these tokens before min_tokens; one that slips by ends nothing
     if token_id in request.eos_token_ids and not params.ignore_eos:

@@ -4,9 +4,10 @@
     python scripts/compile_kernels.py --module silu_mul --capability 90
 
 Reads ``COMPILE_CASES`` of every module in ``carrel.kernels`` and compiles each case for sm_80, sm_90 and sm_100 with
-the Triton of this Python (its wheel brings ptxas). Fails when a kernel spills registers or needs a stack, when it wants
-more shared memory than one block may have, and when a case with ``needs_mma`` holds no matrix instruction. Results are
-kept in the temporary directory under a key of source, case and Triton version. Knows nothing about values or speed.
+the Triton of this Python (its wheel brings ptxas). Fails when a kernel spills registers or keeps an array on the stack,
+when it wants more shared memory than one block may have, and when a case with ``needs_mma`` holds no matrix
+instruction. Results are kept in the temporary directory under a key of source, case and Triton version. Knows nothing
+about values or speed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ ENGINE = Path(__file__).resolve().parent.parent / "engine"
 CAPABILITIES = (80, 90, 100)
 SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes that one block may have (CUDA C guide, 10.x)
 TENSOR_MEMORY_LIMIT = 512  # columns, sm_100
+STACK_LIMIT = 64  # bytes; ptxas reserves a few without a spill, an array on the stack takes more
+CACHE_FORMAT = 2  # of Result
+Task = tuple[str, int, int]  # module, index of the case, capability
 MATRIX_INSTRUCTIONS = ("tcgen05.mma", "wgmma.mma_async", "mma.sync")
 
 
@@ -50,9 +54,24 @@ class Result:
     spilled_bytes: int = 0
     stack_bytes: int = 0
     shared_bytes: int = 0
+    tensor_memory: int = 0
     matrix_instruction: str = ""
     seconds: float = 0.0
-    problems: tuple[str, ...] = ()
+    error: str = ""
+
+    def problems(self, needs_mma: bool) -> list[str]:
+        """What is wrong with it, one sentence each."""
+        limit = SHARED_LIMITS[self.capability]
+        checks = {
+            self.error: self.error != "",
+            f"spills {self.spilled_bytes} bytes": self.spilled_bytes > 0,
+            f"a stack of {self.stack_bytes} bytes": self.stack_bytes > STACK_LIMIT and not self.spilled_bytes,
+            f"shared memory {self.shared_bytes} > {limit} bytes": self.shared_bytes > limit,
+            f"tensor memory {self.tensor_memory} > {TENSOR_MEMORY_LIMIT} columns": self.tensor_memory
+            > TENSOR_MEMORY_LIMIT,
+            "no matrix instruction": needs_mma and not self.matrix_instruction and not self.error,
+        }
+        return [problem for problem, found in checks.items() if found]
 
 
 def triton_environment() -> None:
@@ -114,18 +133,17 @@ def compile_case(module: str, case: Any, capability: int) -> Result:
             target=GPUTarget("cuda", capability, 32),
             options={"num_warps": case.num_warps, "num_stages": case.num_stages},
         )
-    numbers = {
-        "registers": _largest(r"Used (\d+) registers", log.getvalue()),
-        "spilled_bytes": _largest(r"(\d+) bytes spill stores", log.getvalue()),
-        "stack_bytes": _largest(r"(\d+) bytes stack frame", log.getvalue()),
-        "shared_bytes": int(kernel.metadata.shared),
-    }
-    matrix = next((name for name in MATRIX_INSTRUCTIONS if name in kernel.asm["ptx"]), "")
-    tensor_memory = int(getattr(kernel.metadata, "tmem_size", 0) or 0)
-    problems = _problems(case, capability, numbers, matrix, tensor_memory)
-    seconds = round(time.perf_counter() - started, 2)
     return Result(
-        module, case.name, capability, **numbers, matrix_instruction=matrix, seconds=seconds, problems=problems
+        module,
+        case.name,
+        capability,
+        registers=_largest(r"Used (\d+) registers", log.getvalue()),
+        spilled_bytes=_largest(r"(\d+) bytes spill stores", log.getvalue()),
+        stack_bytes=_largest(r"(\d+) bytes stack frame", log.getvalue()),
+        shared_bytes=int(kernel.metadata.shared),
+        tensor_memory=int(getattr(kernel.metadata, "tmem_size", 0) or 0),
+        matrix_instruction=next((name for name in MATRIX_INSTRUCTIONS if name in kernel.asm["ptx"]), ""),
+        seconds=round(time.perf_counter() - started, 2),
     )
 
 
@@ -135,18 +153,6 @@ def _largest(pattern: str, log: str) -> int:
     return max(found)
 
 
-def _problems(case: Any, capability: int, numbers: dict[str, int], matrix: str, tensor_memory: int) -> tuple[str, ...]:
-    limit = SHARED_LIMITS[capability]
-    checks = {
-        f"spills {numbers['spilled_bytes']} bytes": numbers["spilled_bytes"] > 0,
-        f"a stack of {numbers['stack_bytes']} bytes": numbers["stack_bytes"] > 0,
-        f"shared memory {numbers['shared_bytes']} > {limit} bytes": numbers["shared_bytes"] > limit,
-        f"tensor memory {tensor_memory} > {TENSOR_MEMORY_LIMIT} columns": tensor_memory > TENSOR_MEMORY_LIMIT,
-        "no matrix instruction": case.needs_mma and not matrix,
-    }
-    return tuple(problem for problem, found in checks.items() if found)
-
-
 def result_of(module: str, index: int, capability: int, cache: str) -> Result:
     """One task of a worker process: from the cache, or compiled now; a compiler error is a problem of the case."""
     triton_environment()
@@ -154,14 +160,13 @@ def result_of(module: str, index: int, capability: int, cache: str) -> Result:
     path = Path(cache, f"{_key(case, capability)}.json") if cache else None
     if path is not None and path.exists():
         kept = json.loads(path.read_text())
-        return Result(**{**kept, "module": module, "case": case.name, "problems": tuple(kept["problems"])})
+        return Result(**{**kept, "module": module, "case": case.name})
     try:
         with tempfile.TemporaryDirectory(prefix="carrel-triton-") as folder:
             os.environ["TRITON_CACHE_DIR"] = folder
             result = compile_case(module, case, capability)
     except Exception as error:  # one kernel that does not compile must not hide the others
-        lines = traceback.format_exception_only(error)
-        return Result(module, case.name, capability, problems=("".join(lines).strip(),))
+        return Result(module, case.name, capability, error="".join(traceback.format_exception_only(error)).strip())
     if path is not None:
         _write(path, json.dumps(asdict(result)))
     return result
@@ -171,9 +176,8 @@ def _key(case: Any, capability: int) -> str:
     import triton
 
     parts = (
-        triton.__version__, Path(__file__).read_text(), case.kernel.cache_key, capability,
-        sorted(case.signature.items()), sorted(case.constexprs.items(), key=str),
-        case.num_warps, case.num_stages, case.needs_mma,
+        CACHE_FORMAT, triton.__version__, case.kernel.cache_key, capability,
+        sorted(case.signature.items()), sorted(case.constexprs.items(), key=str), case.num_warps, case.num_stages,
     )  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -185,7 +189,7 @@ def _write(path: Path, text: str) -> None:
     Path(file.name).replace(path)
 
 
-def compile_all(tasks: Sequence[tuple[str, int, int]], cache: str, jobs: int) -> Iterator[Result]:
+def compile_all(tasks: Sequence[Task], cache: str, jobs: int) -> Iterator[Result]:
     """Results in the order of ``tasks``, from ``jobs`` processes that share nothing with this one."""
     if jobs == 1:
         yield from (result_of(*task, cache) for task in tasks)
@@ -195,8 +199,8 @@ def compile_all(tasks: Sequence[tuple[str, int, int]], cache: str, jobs: int) ->
         yield from (future.result() for future in futures)
 
 
-def print_row(result: Result) -> None:
-    verdict = "; ".join(result.problems) or "ok"
+def print_row(result: Result, problems: Sequence[str]) -> None:
+    verdict = "; ".join(problems) or "ok"
     print(
         f"{result.module + ': ' + result.case:64} sm_{result.capability:<4} {result.registers:4} "
         f"{result.spilled_bytes:6} {result.shared_bytes:7} {result.matrix_instruction or '-':16} "
@@ -234,9 +238,10 @@ def main() -> int:
         tasks += [(module, index, sm) for index in indices for sm in args.capability or CAPABILITIES]
     print(f"Triton {triton.__version__}: {len(tasks)} compilations")
     print(f"{'kernel: case':64} {'GPU':7} regs spills  shared matrix              sec verdict")
-    for result in compile_all(tasks, args.cache, args.jobs):
-        print_row(result)
-        failed += bool(result.problems)
+    for (module, index, _), result in zip(tasks, compile_all(tasks, args.cache, args.jobs), strict=True):
+        problems = result.problems(cases_of(module)[index].needs_mma)
+        print_row(result, problems)
+        failed += bool(problems)
     print(f"{failed} failed" if failed else "all passed")
     return 1 if failed or not tasks else 0
 

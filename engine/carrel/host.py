@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from carrel.scheduler import Scheduler
 from carrel.step import Executor
 from carrel.worker.executor import DeviceExecutor
 from carrel.worker.loader import load_runner
-from carrel.worker.memory import MemoryPlan, plan_memory
+from carrel.worker.memory import MemoryPlan, plan_memory, step_limits
 from carrel.worker.model_runner import ChatRunner, ModelRunner
 
 if TYPE_CHECKING:
@@ -191,6 +192,9 @@ class EngineHost:
                 enable_caching=self.config.enable_prefix_caching,
                 max_model_len=plan.max_model_len,
             )
+        lengths = {model.runner_key: model.max_model_len for model in self.models.values()}
+        for key, runner in runners.items():
+            runner.prepare(step_limits(self.config, lengths[key]), enforce_eager=self.config.enforce_eager)
         pooling = [model for model in self.models.values() if model.runner_key not in managers]
         return Scheduler(
             managers,
@@ -246,12 +250,23 @@ def _chat_template(source: ModelSource, tokenizer: Tokenizer) -> ChatTemplate | 
 
 
 def resolve_device(device: str) -> str:
-    """ "auto" is the first GPU if there is one, else the CPU."""
+    """ "auto" is the first GPU if there is one, else the CPU.
+
+    Raises:
+        InvalidParamsError: the device is not here, or not one that carrel computes on.
+    """
     import torch
 
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda" if num_gpus else "cpu"
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
+        raise InvalidParamsError(f'device must be "auto", "cpu", "cuda" or "cuda:N", got {device!r}.', param="device")
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= num_gpus:
+        hint = "" if num_gpus else " (is this torch built with CUDA, and is there a driver?)"
+        message = f'device={device!r} is not here, torch finds {num_gpus} GPUs{hint}; use "cpu" or "auto".'
+        raise InvalidParamsError(message, param="device")
+    return device
 
 
 def resolve_overlap(asked: bool | None, executor: Executor) -> bool:

@@ -38,7 +38,14 @@ def test_what_is_done_as_asked_is_done_in_silence(half, caplog):
 
 def test_a_gpu_computes_in_what_was_asked():
     assert resolve_dtype("float16", "float32", "cuda") is torch.float16
+    assert resolve_dtype("float32", "bfloat16", "cuda") is torch.float32
     assert resolve_dtype("auto", "bfloat16", "cuda:1") is torch.bfloat16
+    assert resolve_dtype("auto", "float16", "cuda") is torch.float16
+
+
+def test_a_gpu_computes_fp32_checkpoints_in_bf16_unless_told():
+    assert resolve_dtype("auto", "float32", "cuda") is torch.bfloat16
+    assert resolve_dtype("float32", "float32", "cuda") is torch.float32
 
 
 @pytest.mark.parametrize(("asked", "checkpoint"), [("auto", "float8_e4m3fn"), ("int8", "float32")])

@@ -85,7 +85,7 @@ class DecodeGraphs:
 
     def capture(self, sizes: Sequence[int], make_body: Callable[[int], Body], capture: Capture) -> None:
         """Record ``make_body(size)`` for every size, the largest first. If that fails, all steps run without graphs."""
-        replays: dict[int, Callable[[], None]] = {}
+        replays = dict(self._replays)
         gc.collect()  # or garbage may be freed in the middle of a capture, which CUDA does not allow
         for size in sorted(sizes, reverse=True):
             try:
@@ -94,6 +94,7 @@ class DecodeGraphs:
                 logger.warning(
                     "CUDA graphs are off, decoding will be slower: the capture for %d sequences failed: %s", size, error
                 )
+                self.clear()
                 return
         self._replays, self._sizes = replays, sorted(replays)
 

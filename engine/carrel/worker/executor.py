@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from carrel.step import FinishedBatch, ModelBatch, PendingBatch, RequestResult
+from carrel.step import ModelBatch, PendingBatch, RequestResult
 from carrel.worker.model_runner import ModelRunner
 
 
@@ -16,19 +16,21 @@ class DeviceExecutor:
 
     @property
     def is_asynchronous(self) -> bool:
-        """No runner works behind the back of ``submit`` yet."""
-        return False
+        """Whether ``submit`` returns before the device is done."""
+        return any(runner.is_asynchronous for runner in self.runners.values())
 
     def submit(self, batch: ModelBatch) -> PendingBatch:
-        """Compute ``batch`` at once."""
-        return FinishedBatch(self.execute(batch))
+        """Start ``batch``; on a CPU it is computed at once."""
+        return self.runners[batch.model].submit(batch.requests)
 
     def execute(self, batch: ModelBatch) -> list[RequestResult]:
         """Results in the order of ``batch.requests``."""
-        return self.runners[batch.model].execute(batch.requests)
+        return self.submit(batch).wait()
 
     def release(self, request_ids: list[str]) -> None:
-        """Nothing is kept for single requests: all that a step needs is in its batch."""
+        """These requests ended."""
+        for runner in self.runners.values():
+            runner.release(request_ids)
 
     def close(self) -> None:
         """Give the memory of every model back. Idempotent."""

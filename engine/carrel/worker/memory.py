@@ -3,10 +3,10 @@
 ::
 
     CPU   what is available now (weights are already in) → KV gets min(4 GiB, a quarter), or what the user says
-    GPU   total · gpu_memory_utilization − what is in use − activations → KV
+    GPU   total · gpu_memory_utilization − what is in use − activations and CUDA graphs, measured → KV
 
-No chat model gets more KV than max_num_seqs sequences of full length can fill. Knows sizes; loads and allocates
-nothing.
+No chat model gets more KV than max_num_seqs sequences of full length can fill. Knows sizes; loads nothing,
+and allocates only while a runner measures itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from carrel.config import EngineConfig
 from carrel.errors import OutOfMemoryError
 from carrel.worker.device_memory import available_bytes, cuda_memory
 from carrel.worker.model_runner import ModelRunner
+from carrel.worker.step_limits import StepLimits
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -103,14 +104,14 @@ def plan_memory(
     Raises:
         OutOfMemoryError: it does not fit; the message has the numbers and says what to change.
     """
-    activations = max((activation_bytes(runner, config) for runner in runners.values()), default=0)
     chats = {key: runner for key, runner in runners.items() if runner.kv_bytes_per_block}
-    budget = kv_budget(device, activations, config) if chats else 0
     asked = dict(max_model_lens or {})
     if config.max_model_len is not None:
         asked = dict.fromkeys(chats, config.max_model_len) | asked
-    own = {key: runner.config.max_positions for key, runner in chats.items()}
-    limits = {key: min(asked.get(key, own[key]), own[key]) for key in chats}
+    own = {key: runner.config.max_positions for key, runner in runners.items()}
+    limits = {key: min(asked.get(key, own[key]), own[key]) for key in runners}
+    activations = _activations(runners, config, limits)
+    budget = kv_budget(device, activations, config) if chats else 0
     needs = {
         key: config.max_num_seqs * blocks_for(limits[key], config.block_size) * runner.kv_bytes_per_block
         for key, runner in chats.items()
@@ -126,6 +127,22 @@ def plan_memory(
             for key, runner in chats.items()
         },
     )
+
+
+def step_limits(config: EngineConfig, max_model_len: int) -> StepLimits:
+    """The largest step of a model with ``max_model_len``."""
+    return StepLimits(config.max_num_seqs, config.max_num_batched_tokens, max_model_len)
+
+
+def _activations(runners: Mapping[str, ModelRunner], config: EngineConfig, limits: Mapping[str, int]) -> int:
+    """Beside weights and KV. On a GPU every model keeps its own, since their streams run at the same time."""
+    measured = {
+        key: runner.measured_bytes(step_limits(config, limits[key]), enforce_eager=config.enforce_eager)
+        for key, runner in runners.items()
+    }
+    at_once = sum(taken for taken in measured.values() if taken is not None)
+    in_turn = [activation_bytes(runners[key], config) for key, taken in measured.items() if taken is None]
+    return at_once + max(in_turn, default=0)
 
 
 def blocks_for(num_tokens: int, block_size: int) -> int:

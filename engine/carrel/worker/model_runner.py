@@ -6,24 +6,30 @@ Knows nothing of scheduling: which tokens to compute and where their KV goes is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from carrel.errors import StepError
 from carrel.layers.attention import LayerCache
+from carrel.layers.attention_plan import AttentionPlan
 from carrel.models.config import ModelConfig
 from carrel.models.decoder import Decoder
 from carrel.models.encoder import BertHead, Encoder, RobertaHead
 from carrel.params import PoolingParams
-from carrel.step import RequestResult, ScheduledRequest
+from carrel.step import FinishedBatch, PendingBatch, RequestResult, ScheduledRequest
 from carrel.worker.forward_batch import ForwardBatch, build_batch
 from carrel.worker.pooler import Pooler
-from carrel.worker.sampler import sample
+from carrel.worker.step_limits import StepLimits
+from carrel.worker.step_sampler import sample_on_host
+from carrel.worker.vectors import PooledStep, ReadBack
 
 
 class ModelRunner(ABC):
     """One hosted model on its device."""
+
+    is_asynchronous: ClassVar[bool] = False  # whether submit returns before the device is done
 
     def __init__(
         self, config: ModelConfig, model: Decoder | Encoder, *, device: str, dtype: torch.dtype, block_size: int
@@ -51,6 +57,23 @@ class ModelRunner(ABC):
         batch = self._build(requests)
         results = dict(zip(map(id, batch.requests), self._run(batch), strict=True))
         return [results[id(item)] for item in requests]
+
+    def submit(self, requests: list[ScheduledRequest]) -> PendingBatch:
+        """Start one forward pass. See :class:`carrel.step.Executor` for what an asynchronous runner must do."""
+        return FinishedBatch(self.execute(requests))
+
+    def prepare(self, limits: StepLimits, *, enforce_eager: bool = False) -> None:  # noqa: B027
+        """Make ready for steps of at most ``limits``: buffers and CUDA graphs. Once, after the cache is there."""
+
+    def measured_bytes(self, limits: StepLimits, *, enforce_eager: bool = False) -> int | None:
+        """What it takes beside weights and KV in the largest step, graphs included; None where that is estimated.
+
+        Before the cache is allocated. Leaves the runner as it was.
+        """
+        return None
+
+    def release(self, request_ids: Sequence[str]) -> None:  # noqa: B027
+        """These requests ended: forget what is kept for them."""
 
     def close(self) -> None:
         """Give weights and cache back. Idempotent; the runner is of no use afterwards."""
@@ -97,24 +120,11 @@ class ChatRunner(ModelRunner):
         hidden = self.model(batch.input_ids, batch.positions, batch.plan, self.caches)
         results = [RequestResult() for _ in batch.requests]
         if batch.sampled:
-            self._sample(self.model.logits(hidden[batch.logits_indices]), batch, results)
+            items = [batch.requests[index] for index in batch.sampled]
+            sampled = sample_on_host(self.model.logits(hidden[batch.logits_indices]), items)
+            for index, result in zip(batch.sampled, sampled, strict=True):
+                results[index] = result
         return results
-
-    def _sample(self, logits: Tensor, batch: ForwardBatch, results: list[RequestResult]) -> None:
-        """``logits`` [num_samples, vocab_size]. A row that is not finite fails its own request."""
-        finite = torch.isfinite(logits.amax(dim=-1)).tolist()  # NaN and +inf win every maximum
-        for index, good in zip(batch.sampled, finite, strict=True):
-            if not good:
-                results[index].error = StepError("The model gave logits that are not finite; try dtype float32.")
-        rows = [row for row, good in enumerate(finite) if good]
-        if not rows:
-            return
-        logits = logits if len(rows) == len(finite) else logits[rows]
-        indices = [batch.sampled[row] for row in rows]
-        sampled = sample(logits, [batch.requests[index].request for index in indices])
-        for index, token_id, logprobs in zip(indices, sampled.token_ids, sampled.logprobs, strict=True):
-            results[index].token_ids = [token_id]
-            results[index].logprobs = None if logprobs is None else [logprobs]
 
 
 class PoolingRunner(ModelRunner):
@@ -127,15 +137,25 @@ class PoolingRunner(ModelRunner):
             ordered, block_size=self.block_size, causal=isinstance(self.model, Decoder), device=self.device
         )
 
-    def _hidden(self, batch: ForwardBatch) -> Tensor:
+    def _run(self, batch: ForwardBatch) -> list[RequestResult]:
+        hidden = self._hidden(batch.input_ids, batch.positions, batch.token_type_ids, batch.plan)
+        cu_seqlens = torch.tensor(batch.cu_seqlens_q, device=self.device)
+        return self._pool(hidden, cu_seqlens, batch.requests, Tensor.cpu).finish()
+
+    def _hidden(self, input_ids: Tensor, positions: Tensor, token_type_ids: Tensor, plan: AttentionPlan) -> Tensor:
         """[num_tokens, hidden_size] of the last layer."""
         out: Tensor
         if isinstance(self.model, Decoder):
-            caches = [None] * self.config.num_layers
-            out = self.model(batch.input_ids, batch.positions, batch.plan, caches)
+            out = self.model(input_ids, positions, plan, [None] * self.config.num_layers)
         else:
-            out = self.model(batch.input_ids, batch.positions, batch.token_type_ids, batch.plan)
+            out = self.model(input_ids, positions, token_type_ids, plan)
         return out
+
+    @abstractmethod
+    def _pool(
+        self, hidden: Tensor, cu_seqlens: Tensor, items: Sequence[ScheduledRequest], read_back: ReadBack
+    ) -> PooledStep:
+        """One row for each item, on the way to the host. ``cu_seqlens`` [len(items) + 1], rows of ``hidden``."""
 
 
 class EmbeddingRunner(PoolingRunner):
@@ -157,9 +177,11 @@ class EmbeddingRunner(PoolingRunner):
     def _modules(self) -> list[nn.Module]:
         return [self.model, *(linear for linear, _ in self.pooler.dense)]
 
-    def _run(self, batch: ForwardBatch) -> list[RequestResult]:
-        params = [item.request.pooling_params or PoolingParams() for item in batch.requests]
-        return self.pooler.pool(self._hidden(batch), batch.cu_seqlens_q, params)
+    def _pool(
+        self, hidden: Tensor, cu_seqlens: Tensor, items: Sequence[ScheduledRequest], read_back: ReadBack
+    ) -> PooledStep:
+        params = [item.request.pooling_params or PoolingParams() for item in items]
+        return self.pooler.pool(hidden, cu_seqlens, params, read_back)
 
 
 class RerankRunner(PoolingRunner):
@@ -181,12 +203,9 @@ class RerankRunner(PoolingRunner):
     def _modules(self) -> list[nn.Module]:
         return [self.model, self.head]
 
-    def _run(self, batch: ForwardBatch) -> list[RequestResult]:
-        first = self._hidden(batch)[batch.cu_seqlens_q[:-1]].to(torch.float32)  # [num_requests, hidden_size]
-        logits = self.head(first)  # [num_requests, num_labels]
-        finite = torch.isfinite(logits).all(dim=-1).tolist()
-        error = StepError("The model gave a score that is not finite; try dtype float32.")
-        return [
-            RequestResult(pooled=row.numpy().copy()) if good else RequestResult(error=error)
-            for row, good in zip(logits.cpu(), finite, strict=True)
-        ]
+    def _pool(
+        self, hidden: Tensor, cu_seqlens: Tensor, items: Sequence[ScheduledRequest], read_back: ReadBack
+    ) -> PooledStep:
+        first = hidden.index_select(0, cu_seqlens[:-1]).to(torch.float32)  # [num_requests, hidden_size]
+        logits = read_back(self.head(first))  # [num_requests, num_labels]
+        return PooledStep([RequestResult() for _ in items], "score", [(list(range(len(items))), logits)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from carrel.errors import InvalidParamsError, StepError
+from carrel.errors import InvalidParamsError
 from carrel.layers.activation import Activation, activation
 from carrel.layers.linear import Linear
 from carrel.layers.ops import Ops
@@ -17,6 +17,7 @@ from carrel.models.pooling_config import DenseConfig, PoolingConfig
 from carrel.models.weights import Checkpoint, load_weights
 from carrel.params import PoolingParams
 from carrel.step import RequestResult
+from carrel.worker.vectors import PooledStep, ReadBack
 
 
 class Pooler:
@@ -28,41 +29,35 @@ class Pooler:
         self.output_dim = config.output_dim(hidden_size)
         self.dense = [_load_dense(dense, device) for dense in config.dense]
 
-    def pool(self, hidden: Tensor, cu_seqlens: list[int], params: list[PoolingParams]) -> list[RequestResult]:
-        """``hidden`` [num_tokens, hidden_size]; rows [cu_seqlens[i], cu_seqlens[i + 1]) belong to input i."""
-        bounds = torch.tensor(cu_seqlens, device=hidden.device)
-        pooled = torch.cat([self.ops.pool_tokens(hidden, bounds, mode) for mode in self.config.modes], dim=-1)
+    def pool(
+        self, hidden: Tensor, cu_seqlens: Tensor, params: list[PoolingParams], read_back: ReadBack = Tensor.cpu
+    ) -> PooledStep:
+        """``hidden`` [num_tokens, hidden_size]; rows [cu_seqlens[i], cu_seqlens[i + 1]) belong to input i.
+
+        Waits for nothing unless ``read_back`` does.
+        """
+        pooled = torch.cat([self.ops.pool_tokens(hidden, cu_seqlens, mode) for mode in self.config.modes], dim=-1)
         for linear, act in self.dense:
             pooled = act(linear.forward(pooled))  # [num_inputs, out_features]
-        return self._finish(pooled, params)
+        step = PooledStep([RequestResult() for _ in params], "vector")
+        for (size, normalize), rows in self._wishes(params).items():
+            if size is not None and size > self.output_dim:
+                message = f"dimensions must be at most {self.output_dim} for this model, got {size}."
+                for row in rows:
+                    step.results[row].error = InvalidParamsError(message, param="dimensions")
+                continue
+            chosen = pooled if len(rows) == len(params) else pooled[rows]
+            vectors = chosen[:, :size].contiguous()  # [len(rows), size]
+            step.copies.append((rows, read_back(self.ops.l2_normalize(vectors) if normalize else vectors)))
+        return step
 
-    def _finish(self, pooled: Tensor, params: list[PoolingParams]) -> list[RequestResult]:
-        """Cut, normalise and check; one copy to the CPU for all inputs that want the same."""
-        results = [RequestResult() for _ in params]
+    def _wishes(self, params: list[PoolingParams]) -> dict[tuple[int | None, bool], list[int]]:
+        """Inputs that want the same (dimensions, normalize): one copy to the host for all of them."""
         wishes: dict[tuple[int | None, bool], list[int]] = {}
         for row, param in enumerate(params):
             normalize = self.config.normalize if param.normalize is None else param.normalize
             wishes.setdefault((param.dimensions, normalize), []).append(row)
-        for (size, normalize), rows in wishes.items():
-            if size is not None and size > self.output_dim:
-                message = f"dimensions must be at most {self.output_dim} for this model, got {size}."
-                for row in rows:
-                    results[row].error = InvalidParamsError(message, param="dimensions")
-                continue
-            vectors = pooled[rows, :size]  # [len(rows), size]
-            vectors = self.ops.l2_normalize(vectors) if normalize else vectors
-            _deliver(vectors, [results[row] for row in rows])
-        return results
-
-
-def _deliver(vectors: Tensor, results: list[RequestResult]) -> None:
-    """Each row into its result, as an array of its own; a row that is not finite becomes an error."""
-    finite = torch.isfinite(vectors).all(dim=-1).tolist()
-    for row, good, result in zip(vectors.cpu().numpy(), finite, results, strict=True):
-        if good:
-            result.pooled = row.copy()
-        else:
-            result.error = StepError("The model gave a vector that is not finite; try dtype float32.")
+        return wishes
 
 
 def _load_dense(config: DenseConfig, device: str) -> tuple[Linear, Activation]:

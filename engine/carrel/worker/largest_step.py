@@ -1,0 +1,50 @@
+"""Made-up work as large as a step can be, to compile kernels and to measure memory. The tokens mean nothing."""
+
+from __future__ import annotations
+
+from carrel.params import PoolingParams, SamplingParams
+from carrel.request import Request
+from carrel.step import ScheduledRequest
+from carrel.worker.step_limits import StepLimits
+
+
+def chat_steps(limits: StepLimits, block_size: int) -> list[list[ScheduledRequest]]:
+    """Whole prompts: few that are as long as they can be, and as many as can be, all of them sampling."""
+    return [_chats(lengths, block_size) for lengths in _lengths(limits)]
+
+
+def pooling_steps(limits: StepLimits) -> list[list[ScheduledRequest]]:
+    """Inputs to pool: few that are as long as they can be, and as many as can be."""
+    return [[_pooled(index, length) for index, length in enumerate(lengths)] for lengths in _lengths(limits)]
+
+
+def _lengths(limits: StepLimits) -> list[list[int]]:
+    tokens = limits.max_tokens
+    longest = min(limits.max_model_len, tokens)
+    few = [longest] * min(tokens // longest, limits.max_num_seqs)
+    count = min(limits.max_num_seqs, tokens)
+    return [few, [min(tokens // count, longest)] * count]
+
+
+def num_blocks(limits: StepLimits, block_size: int) -> int:
+    """KV blocks that :func:`chat_steps` uses."""
+    return max(sum(-(-length // block_size) for length in lengths) for lengths in _lengths(limits))
+
+
+def _chats(lengths: list[int], block_size: int) -> list[ScheduledRequest]:
+    items, first = [], 0
+    for index, length in enumerate(lengths):
+        blocks = -(-length // block_size)
+        params = SamplingParams(temperature=1.0, top_p=0.9, top_k=40)
+        request = Request(f"{index}", "", [0] * length, sampling_params=params)
+        items.append(_scheduled(request, list(range(first, first + blocks))))
+        first += blocks
+    return items
+
+
+def _pooled(index: int, length: int) -> ScheduledRequest:
+    return _scheduled(Request(f"{index}", "", [0] * length, pooling_params=PoolingParams()), [])
+
+
+def _scheduled(request: Request, block_table: list[int]) -> ScheduledRequest:
+    return ScheduledRequest(request, request.num_tokens, block_table, 0, not request.is_pooling)

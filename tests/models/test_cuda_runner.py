@@ -1,0 +1,126 @@
+"""The GPU's runner on a CPU: padded, static, asynchronous steps give what the plain runner gives."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from carrel.models.config import ModelConfig
+from carrel.models.decoder import Decoder
+from carrel.models.registry import family_of
+from carrel.models.weights import Checkpoint, load_weights
+from carrel.request import Request
+from carrel.worker.cuda_graph import graph_sizes
+from carrel.worker.cuda_runner import CudaChatRunner
+from carrel.worker.step_limits import StepLimits
+from driving import BLOCK_SIZE, NUM_BLOCKS, Driver, chat_request, open_runner, random_ids
+from packed_ops import PackedOps
+
+LIMITS = StepLimits(max_num_seqs=9, max_num_batched_tokens=200, max_model_len=160)
+
+
+def record(body: Callable[[], None]) -> Callable[[], None]:
+    """In place of a capture: the static body itself, run again for each replay."""
+    body()
+    return body
+
+
+def open_cuda_runner(folder, *, capture=record, limits: StepLimits = LIMITS) -> CudaChatRunner:
+    config = ModelConfig.from_folder(folder)
+    with torch.device("meta"):
+        model = Decoder(config, PackedOps())
+    load_weights(
+        model, Checkpoint(folder, family_of(config.architecture).prefix), model.weight_sources(),
+        device="cpu", dtype=torch.float32, ignored=model.ignored_weights,
+    )  # fmt: skip
+    runner = CudaChatRunner(config, model, device="cpu", dtype=torch.float32, block_size=BLOCK_SIZE)
+    runner.allocate_kv_cache(NUM_BLOCKS)
+    runner.prepare(limits, capture=capture)
+    return runner
+
+
+def requests_of(count: int, **params: object) -> list[Request]:
+    return [chat_request(random_ids(3 + 5 * i, seed=i), f"r{i}", seed=i, **params) for i in range(count)]
+
+
+class LogitsOf:
+    """Keeps the logits that a runner samples from."""
+
+    def __init__(self, runner) -> None:
+        self.seen: list[torch.Tensor] = []
+        logits = runner.model.logits
+        runner.model.logits = lambda hidden: self.seen.append(logits(hidden)) or self.seen[-1]
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3", "mistral"])
+def test_static_padded_decode_equals_the_plain_runner(tiny_models, name):
+    plain, static = open_runner(tiny_models(name), dtype="float32"), open_cuda_runner(tiny_models(name))
+    assert static.graphs.sizes == graph_sizes(9) == [1, 2, 4, 8, 9]
+    for count in range(1, 10):  # every padding of every size
+        expected, got = LogitsOf(plain), LogitsOf(static)
+        tokens = Driver(plain).generate(requests_of(count), 4)
+        assert Driver(static).generate(requests_of(count), 4) == tokens
+        for plain_logits, static_logits in zip(expected.seen, got.seen, strict=True):
+            torch.testing.assert_close(static_logits, plain_logits, atol=1e-4, rtol=1e-4)
+
+
+def test_only_decode_steps_that_fit_are_replayed(tiny_models):
+    runner = open_cuda_runner(tiny_models("qwen2"))
+    replayed: list[int] = []
+    replay = runner.graphs.replay
+    runner.graphs.replay = lambda size: (replayed.append(size), replay(size))[1]
+    driver, requests = Driver(runner), requests_of(5)
+    driver.step(*[(request, request.num_tokens) for request in requests])
+    assert replayed == []
+    driver.step(*[(request, 1) for request in requests[:3]])
+    assert replayed == [4]
+    driver.step((requests[0], 1), (chat_request([5, 6], "new"), 2))
+    assert replayed == [4]
+
+
+def test_chunks_prefixes_and_mixed_steps_equal_the_plain_runner(tiny_models):
+    runners = [open_runner(tiny_models("qwen3"), dtype="float32"), open_cuda_runner(tiny_models("qwen3"))]
+    outputs = []
+    for runner in runners:
+        driver = Driver(runner)
+        a, b, c = (chat_request(random_ids(n, seed=n), f"r{n}", temperature=0.9, seed=n) for n in (30, 41, 17))
+        driver.step((a, 30))
+        driver.step((a, 1), (b, 16))
+        driver.step((a, 1), (b, 1), (c, 17))  # a chunk of one token does not sample
+        driver.step((a, 1), (c, 1), (b, 24))
+        driver.step((a, 1), (c, 1), (b, 1))
+        outputs.append([request.output_token_ids for request in (a, b, c)])
+    assert outputs[0] == outputs[1]
+    assert [len(ids) for ids in outputs[0]] == [5, 2, 3]
+
+
+def test_a_capture_that_fails_leaves_eager_steps_and_one_warning(tiny_models, caplog):
+    def fail(body):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    runner = open_cuda_runner(tiny_models("qwen2"), capture=fail)
+    assert runner.graphs.sizes == []
+    assert [record.message for record in caplog.records] == [
+        "CUDA graphs are off, decoding will be slower: the capture for 9 sequences failed: "
+        "operation not permitted when stream is capturing"
+    ]
+    plain = open_runner(tiny_models("qwen2"), dtype="float32")
+    assert Driver(runner).generate(requests_of(3), 3) == Driver(plain).generate(requests_of(3), 3)
+
+
+def test_logits_that_are_not_finite_fail_their_row_and_leave_a_token(tiny_models):
+    runner = open_cuda_runner(tiny_models("qwen2"))
+    logits = runner.model.logits
+    runner.model.logits = lambda hidden: logits(hidden).index_fill(0, torch.tensor([1]), torch.nan)
+    driver, requests = Driver(runner), requests_of(3)
+    results = driver.step(*[(request, request.num_tokens) for request in requests])
+    assert [result.error is not None for result in results] == [False, True, False]
+    assert [len(result.token_ids) for result in results] == [1, 0, 1]
+    assert all(0 <= token < 600 for token in runner.inputs.last_tokens.tolist())
+
+
+def test_a_closed_runner_holds_nothing(tiny_models):
+    runner = open_cuda_runner(tiny_models("qwen2"))
+    runner.close()
+    runner.close()
+    assert runner.graphs.sizes == []
+    assert runner.caches == []

@@ -19,7 +19,8 @@ import compile_kernels
 compile_kernels.triton_environment()
 import broken_kernels
 case = next(case for case in broken_kernels.COMPILE_CASES if case.name == {name!r})
-print(*compile_kernels.compile_case("broken_kernels", case, {capability}).problems, sep="; ")
+result = compile_kernels.compile_case("broken_kernels", case, {capability})
+print(*result.problems(case.needs_mma), sep="; ")
 """
 
 

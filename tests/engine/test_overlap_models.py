@@ -12,6 +12,7 @@ from carrel.request import Request
 from carrel.scheduler import Scheduler
 from carrel.worker.executor import DeviceExecutor
 from carrel.worker.loader import load_runner
+from carrel.worker.model_runner import ChatRunner
 
 BLOCK_SIZE, NUM_BLOCKS = 8, 9
 
@@ -30,6 +31,7 @@ def executor(tiny_models):
     folder = tiny_models("qwen3")
     config = ModelConfig.from_folder(folder)
     runner = load_runner(folder, config, device="cpu", dtype="float32", block_size=BLOCK_SIZE)
+    assert isinstance(runner, ChatRunner)
     runner.allocate_kv_cache(NUM_BLOCKS)
     yield DeviceExecutor({"chat": runner})
     runner.close()

@@ -3,7 +3,8 @@
 import pytest
 from async_device import AsyncDevice
 from carrel.core import EngineCore
-from carrel.errors import ModelError, StepError
+from carrel.errors import InvalidParamsError, ModelError, StepError
+from carrel.host import resolve_overlap
 from carrel.kv_cache import KVCacheManager
 from carrel.loop import EngineLoop
 from carrel.request import RequestStatus
@@ -258,3 +259,20 @@ def test_steps_without_work_are_not_counted(overlap):
     engine = Engine(overlap=overlap)
     engine.run(chat_request("a", [1], max_tokens=3))
     assert engine.scheduler.stats().num_steps == 3
+
+
+# Who decides.
+
+
+@pytest.mark.parametrize(
+    ("asked", "asynchronous", "overlaps"), [(None, True, True), (None, False, False), (False, True, False)]
+)
+def test_overlap_is_on_where_the_device_can(asked, asynchronous, overlaps):
+    executor = CheckingExecutor(4)
+    assert resolve_overlap(asked, AsyncDevice(executor) if asynchronous else executor) is overlaps
+
+
+def test_overlap_on_a_device_that_cannot_is_refused():
+    with pytest.raises(InvalidParamsError, match="overlap_scheduling=True needs a device") as caught:
+        resolve_overlap(True, CheckingExecutor(4))
+    assert caught.value.param == "overlap_scheduling"

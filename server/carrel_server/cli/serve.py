@@ -68,6 +68,7 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.option("--gpu-memory-utilization", type=float, default=0.9, show_default=True, help="Share of the device.")
 @click.option("--enable-prefix-caching/--no-enable-prefix-caching", default=True, show_default=True)
 @click.option("--enforce-eager", is_flag=True, help="No CUDA graphs.")
+@click.option("--async-scheduling/--no-async-scheduling", "overlap_scheduling", default=None, help="Default: on a GPU.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of requests that bring none.")
 @click.option("--chat-template", type=read_template, metavar="FILE|TEXT", help="Replaces the chat model's own.")
 @click.option("--default-chat-template-kwargs", type=json_object, metavar="JSON", help="For every chat request.")

@@ -27,6 +27,7 @@ ENGINE_OPTIONS = (
     "gpu_memory_utilization",
     "enable_prefix_caching",
     "enforce_eager",
+    "overlap_scheduling",
     "seed",
 )
 

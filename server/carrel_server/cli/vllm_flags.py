@@ -90,7 +90,6 @@ NO_MEANING = (
     _no_meaning("--enable-chunked-prefill", takes_value=False, why=ALWAYS),
     _no_meaning("--enable-prompt-tokens-details", takes_value=False, why=ALWAYS),
     _no_meaning("--disable-log-requests", "--no-enable-log-requests", takes_value=False, why=ALWAYS),
-    _no_meaning("--async-scheduling", takes_value=False),
     _no_meaning("--lora-dtype"),
     _no_meaning("--max-loras"),
     _no_meaning("--max-lora-rank"),

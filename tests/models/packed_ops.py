@@ -6,8 +6,11 @@ import torch
 from carrel.kernels import reference_attention
 from carrel.layers.attention import LayerCache
 from carrel.layers.attention_plan import AttentionPlan
-from carrel.layers.ops import HeadNorms, Rotator, TorchOps, TorchRotator
+from carrel.layers.ops import HeadNorms, Ops, Rotator, TorchOps, TorchRotator
 from carrel.layers.rotary import RotaryEmbedding
+from carrel.worker.cuda_pooling import CudaEmbeddingRunner, CudaRerankRunner
+from carrel.worker.cuda_runner import CudaChatRunner
+from carrel.worker.model_runner import EmbeddingRunner, ModelRunner, RerankRunner
 from torch import Tensor
 
 
@@ -57,3 +60,18 @@ class PackedOps(TorchOps):
 
     def rotator(self, rotary: RotaryEmbedding, positions: Tensor, plan: AttentionPlan, dtype: torch.dtype) -> Rotator:
         return PackedRotator(rotary.tables(positions, dtype), plan)
+
+
+def as_on_a_gpu(plain: ModelRunner, ops: Ops) -> ModelRunner:
+    """The GPU's runner over the weights of ``plain``, on the CPU; ``plain`` is of no use afterwards."""
+    for module in plain.model.modules():
+        if hasattr(module, "ops"):
+            module.ops = ops
+        if hasattr(module, "backend"):
+            module.backend = ops.attention
+    options = {"device": "cpu", "dtype": plain.dtype, "block_size": plain.block_size}
+    if isinstance(plain, EmbeddingRunner):
+        return CudaEmbeddingRunner(plain.config, plain.model, **options)
+    if isinstance(plain, RerankRunner):
+        return CudaRerankRunner(plain.config, plain.model, plain.head, **options)
+    return CudaChatRunner(plain.config, plain.model, **options)

@@ -5,15 +5,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from carrel.models.config import ModelConfig
-from carrel.models.decoder import Decoder
-from carrel.models.registry import family_of
-from carrel.models.weights import Checkpoint, load_weights
 from carrel.request import Request
 from carrel.worker.cuda_graph import graph_sizes
 from carrel.worker.cuda_runner import CudaChatRunner
+from carrel.worker.loader import load_runner
 from carrel.worker.step_limits import StepLimits
 from driving import BLOCK_SIZE, NUM_BLOCKS, Driver, chat_request, open_runner, random_ids
-from packed_ops import PackedOps
+from packed_ops import PackedOps, as_on_a_gpu
 
 LIMITS = StepLimits(max_num_seqs=9, max_num_batched_tokens=200, max_model_len=160)
 
@@ -25,14 +23,9 @@ def record(body: Callable[[], None]) -> Callable[[], None]:
 
 
 def open_cuda_runner(folder, *, capture=record, limits: StepLimits = LIMITS) -> CudaChatRunner:
-    config = ModelConfig.from_folder(folder)
-    with torch.device("meta"):
-        model = Decoder(config, PackedOps())
-    load_weights(
-        model, Checkpoint(folder, family_of(config.architecture).prefix), model.weight_sources(),
-        device="cpu", dtype=torch.float32, ignored=model.ignored_weights,
-    )  # fmt: skip
-    runner = CudaChatRunner(config, model, device="cpu", dtype=torch.float32, block_size=BLOCK_SIZE)
+    plain = load_runner(folder, ModelConfig.from_folder(folder), device="cpu", dtype="float32", block_size=BLOCK_SIZE)
+    runner = as_on_a_gpu(plain, PackedOps())
+    assert isinstance(runner, CudaChatRunner)
     runner.allocate_kv_cache(NUM_BLOCKS)
     runner.prepare(limits, capture=capture)
     return runner

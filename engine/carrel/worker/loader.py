@@ -13,6 +13,8 @@ from carrel.models.decoder import Decoder
 from carrel.models.encoder import BertHead, Encoder, RobertaHead
 from carrel.models.registry import family_of
 from carrel.models.weights import Checkpoint, load_weights
+from carrel.worker.cuda_pooling import CudaEmbeddingRunner, CudaRerankRunner
+from carrel.worker.cuda_runner import CudaChatRunner
 from carrel.worker.dtype import resolve_dtype
 from carrel.worker.model_runner import ChatRunner, EmbeddingRunner, ModelRunner, RerankRunner
 from carrel.worker.random_weights import fill_randomly
@@ -25,7 +27,7 @@ def load_runner(
 
     ``device`` is "cpu" or "cuda…" (never "auto"), ``dtype`` "auto" or a dtype by name, ``block_size`` tokens in one KV
     block. With ``load_format`` "dummy" the weights are random and only config.json is read. A chat runner still needs
-    ``allocate_kv_cache``::
+    ``allocate_kv_cache``, on a GPU all runners need ``prepare``::
 
         config = ModelConfig.from_folder(folder)
         runner = load_runner(folder, config, device="cpu", dtype="auto", block_size=16)
@@ -41,14 +43,18 @@ def load_runner(
     with torch.device("meta"):  # shapes only; loading puts the real tensors in
         model = (Decoder if config.is_decoder else Encoder)(config, ops_for(device))
     _fill(model, checkpoint, device, torch_dtype, model.ignored_weights)
+    on_gpu = device.startswith("cuda")
     if config.task == "chat":
         assert isinstance(model, Decoder), "only decoders chat"
-        return ChatRunner(config, model, device=device, dtype=torch_dtype, block_size=block_size)
+        chat = CudaChatRunner if on_gpu else ChatRunner
+        return chat(config, model, device=device, dtype=torch_dtype, block_size=block_size)
     if config.task == "embedding":
-        return EmbeddingRunner(config, model, device=device, dtype=torch_dtype, block_size=block_size)
+        embedding = CudaEmbeddingRunner if on_gpu else EmbeddingRunner
+        return embedding(config, model, device=device, dtype=torch_dtype, block_size=block_size)
     assert isinstance(model, Encoder), "the config refuses decoders with a classification head"
     head = _load_head(config, checkpoint, device)
-    return RerankRunner(config, model, head, device=device, dtype=torch_dtype, block_size=block_size)
+    rerank = CudaRerankRunner if on_gpu else RerankRunner
+    return rerank(config, model, head, device=device, dtype=torch_dtype, block_size=block_size)
 
 
 def _load_head(config: ModelConfig, checkpoint: Checkpoint | None, device: str) -> BertHead | RobertaHead:

@@ -121,7 +121,7 @@ class Report:
 
     def _failure_lines(self) -> list[str]:
         lines = [
-            f"FAILED {check['section']}: {check['name']} {_short(check['detail'])}"
+            f"FAILED {check['section']}: {check['name']} {_short(_reason(check['detail']))}"
             for check in self.checks
             if not check["passed"]
         ]
@@ -152,6 +152,10 @@ class Report:
                 f"  {item['share']:>6.1%} {item['count']:>7} {item['name'][:80]}" for item in profile["kernels"][:6]
             ]
         return lines
+
+
+def _reason(detail: dict[str, Any]) -> object:
+    return _last_lines(detail["error"]) if isinstance(detail.get("error"), str) else detail
 
 
 def _short(value: object) -> str:

@@ -90,6 +90,7 @@ class Supervisor:
         command += ["--profile"] if options.profile else []
         command += ["--worker", *(section.name for section in sections)]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
+        environment["TRITON_INTERPRET"] = "0" if options.device.startswith("cuda") else "1"
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
         )

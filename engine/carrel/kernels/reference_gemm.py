@@ -1,0 +1,82 @@
+"""Quantised weights: how they are made, what they stand for, and the plain-torch twins of the products with them.
+
+int8, one scale for each output channel; symmetric, so that the scale leaves the sum::
+
+    W[n, k] ≈ scale[n] · q[n, k]                       q in −127 … 127
+
+int4, one scale and zero point for each group of inputs; two numbers a byte, the halves of a group in the two nibbles::
+
+    W[n, k] ≈ scale[g, n] · (q[g, n, j] − zero[g, n])   k = g · size + j, q and zero in 0 … 15
+    packed  [num_groups, num_outputs, size / 2]         byte i: q[i] in the low nibble, q[i + size / 2] in the high one
+
+A group's slab of all outputs lies in one piece, as the kernel reads it. Formulas only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Int8Weight(NamedTuple):
+    values: Tensor  # int8 [num_outputs, num_inputs]
+    scales: Tensor  # fp32 [num_outputs]
+
+
+class Int4Weight(NamedTuple):
+    packed: Tensor  # uint8 [num_groups, num_outputs, group_size / 2]
+    scales: Tensor  # fp32 or the model's dtype [num_groups, num_outputs]
+    zeros: Tensor  # uint8 [num_groups, num_outputs]
+
+
+def quantize_int8(weight: Tensor) -> Int8Weight:
+    """``weight`` [num_outputs, num_inputs], each row rounded to 255 steps of its largest entry."""
+    scales = weight.to(torch.float32).abs().amax(dim=1).clamp(min=1e-12) / 127
+    values = torch.round(weight.to(torch.float32) / scales.unsqueeze(1)).clamp(-127, 127).to(torch.int8)
+    return Int8Weight(values, scales)
+
+
+def dequantize_int8(weight: Int8Weight) -> Tensor:
+    """fp32 [num_outputs, num_inputs]"""
+    return weight.values.to(torch.float32) * weight.scales.unsqueeze(1)
+
+
+def quantize_int4(weight: Tensor, group_size: int) -> Int4Weight:
+    """``weight`` [num_outputs, num_inputs], each group rounded to 16 steps between its least (or 0) and largest (or 0).
+
+    Scales are kept in the dtype of ``weight``; the steps are those of the scale as it was rounded to it.
+    """
+    num_outputs, num_inputs = weight.shape
+    assert num_inputs % group_size == 0 and group_size % 2 == 0, "whole groups, of two halves"
+    groups = weight.view(num_outputs, -1, group_size).transpose(0, 1).to(torch.float32)  # [groups, outputs, size]
+    low, high = groups.amin(dim=2).clamp(max=0), groups.amax(dim=2).clamp(min=0)
+    scales = ((high - low) / 15).clamp(min=torch.finfo(weight.dtype).tiny).to(weight.dtype)
+    steps = scales.to(torch.float32)
+    zeros = torch.round(-low / steps).clamp(0, 15)
+    values = (torch.round(groups / steps.unsqueeze(2)) + zeros.unsqueeze(2)).clamp(0, 15).to(torch.uint8)
+    first, second = values.chunk(2, dim=2)
+    return Int4Weight((first | second << 4).contiguous(), scales, zeros.to(torch.uint8))
+
+
+def dequantize_int4(weight: Int4Weight) -> Tensor:
+    """fp32 [num_outputs, num_inputs]"""
+    values = torch.cat((weight.packed & 15, weight.packed >> 4), dim=2).to(torch.float32)  # [groups, outputs, size]
+    steps = values - weight.zeros.unsqueeze(2)
+    return (steps * weight.scales.to(torch.float32).unsqueeze(2)).transpose(0, 1).flatten(1)
+
+
+def int8_linear(x: Tensor, weight: Int8Weight, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + bias for ``x`` [num_tokens, num_inputs], in fp32 until the end."""
+    return _linear(x, dequantize_int8(weight), bias)
+
+
+def int4_linear(x: Tensor, weight: Int4Weight, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + bias for ``x`` [num_tokens, num_inputs], in fp32 until the end."""
+    return _linear(x, dequantize_int4(weight), bias)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x.to(torch.float32), weight, None if bias is None else bias.to(torch.float32)).to(x.dtype)

@@ -23,6 +23,8 @@
 A message says what is wrong and what to do next. A bug in carrel is an AssertionError, never one of these.
 """
 
+from __future__ import annotations
+
 
 class CarrelError(Exception):
     """Base of all errors that carrel raises on purpose."""
@@ -63,6 +65,12 @@ class ContextLengthError(RequestError):
         super().__init__(message, param=param)
         self.num_tokens = num_tokens
         self.max_model_len = max_model_len
+
+    def of_input(self, index: int) -> ContextLengthError:
+        """The same error for one of many inputs, which it names."""
+        return ContextLengthError(
+            f"Input {index}: {self}", num_tokens=self.num_tokens, max_model_len=self.max_model_len, param=self.param
+        )
 
 
 class ChatTemplateError(RequestError):

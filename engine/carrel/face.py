@@ -9,7 +9,7 @@ from typing import Any
 
 from carrel import host_registry
 from carrel.config import DType, EngineConfig, ModelSpec, Task
-from carrel.errors import EngineClosedError, InvalidParamsError, RequestError
+from carrel.errors import ContextLengthError, EngineClosedError, InvalidParamsError, RequestError
 from carrel.host import EngineHost
 from carrel.hosted_model import HostedModel
 from carrel.inputs import Messages, Prompt, tokenize_chat, tokenize_prompt
@@ -140,7 +140,11 @@ class Face:
     ) -> Iterator[EmbeddingJob]:
         base = request_id or new_request_id("embed")
         for i, prompt in enumerate(prompts):
-            yield embedding_job(self.host, model, prompt, params or PoolingParams(), request_id=f"{base}-{i}")
+            try:
+                job = embedding_job(self.host, model, prompt, params or PoolingParams(), request_id=f"{base}-{i}")
+            except ContextLengthError as error:
+                raise (error if len(prompts) == 1 else error.of_input(i)) from None
+            yield job
 
     def _score_plan(
         self,

@@ -70,7 +70,9 @@ def test_known_matryoshka_models(tmp_path, name, expected):
 def test_long_inputs_are_refused_or_cut_and_the_cut_is_reported(llm):
     long = "图书馆" * 300
     limit = llm.host.get(None, "embedding").max_model_len
-    with pytest.raises(ContextLengthError, match=rf"^Input 1: .*maximum context length is {limit} tokens.*truncate_prompt_tokens"):
+    with pytest.raises(
+        ContextLengthError, match=rf"^Input 1: .*context length is {limit} tokens.*truncate_prompt_tokens"
+    ):
         llm.embed(["fine", long], use_tqdm=False)
     whole, cut, short = llm.embed(["fine", long, long], PoolingParams(truncate_prompt_tokens=-1), use_tqdm=False)
     assert [output.truncated for output in (whole, cut, short)] == [False, True, True]

@@ -26,6 +26,18 @@ def replay(body):
     return body
 
 
+def count_rows_ahead(runner):
+    """A list that gets, at each step, the number of rows whose input the host does not know."""
+    num_ahead, stage = [], runner.inputs.stage
+
+    def counted(items, **options):
+        num_ahead.append(sum(item.input_on_device for item in items))
+        return stage(items, **options)
+
+    runner.inputs.stage = counted
+    return num_ahead
+
+
 @pytest.mark.parametrize("params", [workload.PLAIN, workload.PENALISED], ids=["plain", "penalised"])
 @pytest.mark.parametrize("capture", [None, replay], ids=["eager", "static"])
 def test_the_asynchronous_runner_gives_the_answers_of_the_plain_one(tiny_models, params, capture):
@@ -35,16 +47,11 @@ def test_the_asynchronous_runner_gives_the_answers_of_the_plain_one(tiny_models,
     runner.prepare(LIMITS, capture=capture)
     executor = DeviceExecutor({"chat": runner})
     assert executor.is_asynchronous
-    ahead = []
-    stage = runner.inputs.stage
-    runner.inputs.stage = lambda items, **options: (
-        ahead.extend(item.input_on_device for item in items),
-        stage(items, **options),
-    )[1]
+    num_ahead = count_rows_ahead(runner)
     expected, _ = workload.answers(DeviceExecutor({"chat": plain}), params, overlap=False)
     found, stats = workload.answers(executor, params, overlap=True)
     assert stats.num_preemptions > 0
-    assert sum(ahead) > 20
+    assert sum(num_ahead) > 20
     for name, (tokens, end, logprobs) in expected.items():
         assert found[name][:2] == (tokens, end)
         assert found[name][2] == pytest.approx(logprobs, abs=1e-4)

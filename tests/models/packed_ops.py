@@ -66,9 +66,9 @@ def as_on_a_gpu(plain: ModelRunner, ops: Ops) -> ModelRunner:
     """The GPU's runner over the weights of ``plain``, on the CPU; ``plain`` is of no use afterwards."""
     for module in plain.model.modules():
         if hasattr(module, "ops"):
-            module.ops = ops
+            module.__dict__["ops"] = ops
         if hasattr(module, "backend"):
-            module.backend = ops.attention
+            module.__dict__["backend"] = ops.attention
     options = {"device": "cpu", "dtype": plain.dtype, "block_size": plain.block_size}
     if isinstance(plain, EmbeddingRunner):
         return CudaEmbeddingRunner(plain.config, plain.model, **options)

@@ -35,32 +35,41 @@ def requests_of(count: int, **params: object) -> list[Request]:
     return [chat_request(random_ids(3 + 5 * i, seed=i), f"r{i}", seed=i, **params) for i in range(count)]
 
 
-class LogitsOf:
-    """Keeps the logits that a runner samples from."""
+def keep_logits(runner, monkeypatch) -> list[torch.Tensor]:
+    """What the runner samples from, step by step."""
+    seen: list[torch.Tensor] = []
+    logits = runner.model.logits
 
-    def __init__(self, runner) -> None:
-        self.seen: list[torch.Tensor] = []
-        logits = runner.model.logits
-        runner.model.logits = lambda hidden: self.seen.append(logits(hidden)) or self.seen[-1]
+    def kept(hidden):
+        seen.append(logits(hidden))
+        return seen[-1]
+
+    monkeypatch.setattr(runner.model, "logits", kept)
+    return seen
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3", "mistral"])
-def test_static_padded_decode_equals_the_plain_runner(tiny_models, name):
+def test_static_padded_decode_equals_the_plain_runner(tiny_models, monkeypatch, name):
     plain, static = open_runner(tiny_models(name), dtype="float32"), open_cuda_runner(tiny_models(name))
     assert static.graphs.sizes == graph_sizes(9) == [1, 2, 4, 8, 9]
+    expected, got = keep_logits(plain, monkeypatch), keep_logits(static, monkeypatch)
     for count in range(1, 10):  # every padding of every size
-        expected, got = LogitsOf(plain), LogitsOf(static)
         tokens = Driver(plain).generate(requests_of(count), 4)
         assert Driver(static).generate(requests_of(count), 4) == tokens
-        for plain_logits, static_logits in zip(expected.seen, got.seen, strict=True):
-            torch.testing.assert_close(static_logits, plain_logits, atol=1e-4, rtol=1e-4)
+    for plain_logits, static_logits in zip(expected, got, strict=True):
+        torch.testing.assert_close(static_logits, plain_logits, atol=1e-4, rtol=1e-4)
 
 
-def test_only_decode_steps_that_fit_are_replayed(tiny_models):
+def test_only_decode_steps_that_fit_are_replayed(tiny_models, monkeypatch):
     runner = open_cuda_runner(tiny_models("qwen2"))
     replayed: list[int] = []
     replay = runner.graphs.replay
-    runner.graphs.replay = lambda size: (replayed.append(size), replay(size))[1]
+
+    def counted(size):
+        replayed.append(size)
+        replay(size)
+
+    monkeypatch.setattr(runner.graphs, "replay", counted)
     driver, requests = Driver(runner), requests_of(5)
     driver.step(*[(request, request.num_tokens) for request in requests])
     assert replayed == []
@@ -100,10 +109,10 @@ def test_a_capture_that_fails_leaves_eager_steps_and_one_warning(tiny_models, ca
     assert Driver(runner).generate(requests_of(3), 3) == Driver(plain).generate(requests_of(3), 3)
 
 
-def test_logits_that_are_not_finite_fail_their_row_and_leave_a_token(tiny_models):
+def test_logits_that_are_not_finite_fail_their_row_and_leave_a_token(tiny_models, monkeypatch):
     runner = open_cuda_runner(tiny_models("qwen2"))
     logits = runner.model.logits
-    runner.model.logits = lambda hidden: logits(hidden).index_fill(0, torch.tensor([1]), torch.nan)
+    monkeypatch.setattr(runner.model, "logits", lambda x: logits(x).index_fill(0, torch.tensor([1]), torch.nan))
     driver, requests = Driver(runner), requests_of(3)
     results = driver.step(*[(request, request.num_tokens) for request in requests])
     assert [result.error is not None for result in results] == [False, True, False]

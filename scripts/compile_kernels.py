@@ -235,7 +235,12 @@ def main() -> int:
             print(f"{module}: {''.join(traceback.format_exception_only(error)).strip()}")
             failed += 1
             continue
-        tasks += [(module, index, sm) for index in indices for sm in args.capability or CAPABILITIES]
+        tasks += [
+            (module, index, sm)
+            for index in indices
+            for sm in args.capability or CAPABILITIES
+            if sm >= cases_of(module)[index].min_capability
+        ]
     print(f"Triton {triton.__version__}: {len(tasks)} compilations")
     print(f"{'kernel: case':64} {'GPU':7} regs spills  shared matrix              sec verdict")
     for (module, index, _), result in zip(tasks, compile_all(tasks, args.cache, args.jobs), strict=True):

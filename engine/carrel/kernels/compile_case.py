@@ -23,6 +23,7 @@ class CompileCase:
         num_warps: warps of 32 threads a program.
         num_stages: depth of the software pipeline over loads.
         needs_mma: the machine code must hold matrix instructions (``mma``, ``wgmma`` or ``tcgen05``).
+        min_capability: older GPUs cannot run it, and nothing launches it there: 89 for fp8.
 
     >>> CompileCase(name="tiny", kernel=None, signature={"x": "*bf16:16"}, constexprs={"BLOCK": 64}).num_warps
     4
@@ -35,3 +36,4 @@ class CompileCase:
     num_warps: int = 4
     num_stages: int = 3
     needs_mma: bool = False
+    min_capability: int = 80

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FP8_LARGEST = 448.0  # of float8_e4m3
+
 
 class Int8Weight(NamedTuple):
     values: Tensor  # int8 [num_outputs, num_inputs]
@@ -39,9 +41,9 @@ def quantize_int8(weight: Tensor) -> Int8Weight:
     return Int8Weight(values, scales)
 
 
-def dequantize_int8(weight: Int8Weight) -> Tensor:
-    """fp32 [num_outputs, num_inputs]"""
-    return weight.values.to(torch.float32) * weight.scales.unsqueeze(1)
+def dequantize_int8(weight: Int8Weight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[num_outputs, num_inputs] in ``dtype``."""
+    return (weight.values.to(torch.float32) * weight.scales.to(torch.float32).unsqueeze(1)).to(dtype)
 
 
 def quantize_int4(weight: Tensor, group_size: int) -> Int4Weight:
@@ -61,11 +63,18 @@ def quantize_int4(weight: Tensor, group_size: int) -> Int4Weight:
     return Int4Weight((first | second << 4).contiguous(), scales, zeros.to(torch.uint8))
 
 
-def dequantize_int4(weight: Int4Weight) -> Tensor:
-    """fp32 [num_outputs, num_inputs]"""
+def dequantize_int4(weight: Int4Weight, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[num_outputs, num_inputs] in ``dtype``; the parts may be slices of some outputs of a larger weight."""
     values = torch.cat((weight.packed & 15, weight.packed >> 4), dim=2).to(torch.float32)  # [groups, outputs, size]
     steps = values - weight.zeros.unsqueeze(2)
-    return (steps * weight.scales.to(torch.float32).unsqueeze(2)).transpose(0, 1).flatten(1)
+    return (steps * weight.scales.to(torch.float32).unsqueeze(2)).transpose(0, 1).flatten(1).to(dtype)
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` [num_tokens, size] → float8_e4m3 [num_tokens, size] and fp32 scales [num_tokens, 1]; rows may lie apart."""
+    values = x.to(torch.float32)
+    scales = values.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / FP8_LARGEST
+    return (values / scales).clamp(-FP8_LARGEST, FP8_LARGEST).to(torch.float8_e4m3fn), scales
 
 
 def int8_linear(x: Tensor, weight: Int8Weight, bias: Tensor | None = None) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 from carrel.layers.attention_metadata import AttentionMetadata
 from carrel.request import Request
 from carrel.step import ScheduledRequest
-from carrel.worker.chat_inputs import UPDATES_PER_STEP, ChatInputs, ChatStep
+from carrel.worker.chat_inputs import UPDATE_SIZES, ChatInputs, ChatStep
 from carrel.worker.device_stream import DeviceStream
 from carrel.worker.forward_batch import build_batch
-from carrel.worker.input_buffers import InputBuffers, Section, words_of
+from carrel.worker.input_buffers import InputBuffers, Layout, Section
 from carrel.worker.request_rows import RequestRows
 from carrel.worker.step_limits import StepLimits
 from driving import chat_request
@@ -126,7 +126,8 @@ def test_padding_sees_nothing_and_stores_nothing(padded):
 def test_a_padded_step_always_lies_in_the_same_place():
     inputs = make_inputs()
     requests = [chat_request([7] * 9, f"r{i}") for i in range(5)]
-    expected = {name: tensor.data_ptr() for name, tensor in inputs.decode_tensors(6).items()}
+    read = ("source", "positions", "slot_mapping", "seq_lens", "cu_seqlens_q", "rows")  # by a captured graph
+    expected = {name: inputs.decode_tensors(6)[name].data_ptr() for name in read}
     for count, start in ((5, 3), (2, 4), (4, 5)):
         items = [ScheduledRequest(request, 1, [i, 9, 3], start) for i, request in enumerate(requests[:count])]
         tensors = inputs.stage(items, num_padded=6).tensors
@@ -183,18 +184,19 @@ def test_very_many_new_blocks_travel_alone():
         ScheduledRequest(chat_request([1] * 11_999, name), 1, table, 11_998, True)
         for name in "ab"
     ]  # fmt: skip
-    assert 2 * len(table) > UPDATES_PER_STEP
+    assert 2 * len(table) > UPDATE_SIZES[-1]
     assert_is_the_naive_batch(inputs, inputs.stage(items))
 
 
 def test_sections_are_aligned_for_kernels():
     buffers = InputBuffers(DeviceStream(CPU), 100, reserved=3)
-    sections = [Section("a", 3), Section("b", 5, narrow=True), Section("c", 1)]
-    assert words_of(sections) == 4 + 4 + 2
-    arrays = buffers.stage(sections)
+    layout = Layout([Section("a", 3), Section("b", 5, narrow=True), Section("c", 1)])
+    assert layout.num_words == 4 + 4 + 2
+    assert layout.first_word("b") == 4
+    arrays = buffers.stage(layout)
     for array in arrays.values():
         array[:] = np.arange(array.size) + 1
-    tensors = buffers.upload(sections)
+    tensors = buffers.upload()
     base = buffers.words.data_ptr()
     assert all((tensor.data_ptr() - base) % 16 == 0 for tensor in tensors.values())
     assert {name: tensor.tolist() for name, tensor in tensors.items()} == {
@@ -208,10 +210,12 @@ def test_sections_are_aligned_for_kernels():
 
 def test_two_steps_do_not_share_their_staging():
     buffers = InputBuffers(DeviceStream(CPU), 10)
-    sections = [Section("a", 2)]
-    first = buffers.stage(sections)["a"]
+    layout = Layout([Section("a", 2)])
+    first = buffers.stage(layout, keep=True)["a"]
     first[:] = 1
-    buffers.upload(sections)
-    second = buffers.stage(sections)["a"]
+    buffers.upload()
+    second = buffers.stage(layout, keep=True)["a"]
     second[:] = 2
     assert first.tolist() == [1, 1]
+    buffers.upload()
+    assert buffers.stage(layout, keep=True)["a"] is first, "its turn again"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,38 +25,43 @@ from carrel.layers.attention_metadata import AttentionMetadata
 from carrel.layers.attention_plan import AttentionPlan
 from carrel.step import ScheduledRequest
 from carrel.worker.device_stream import DeviceStream
-from carrel.worker.input_buffers import InputBuffers, IntArray, Section, Tensors, words_of
+from carrel.worker.input_buffers import Arrays, InputBuffers, IntArray, Layout, Section, Tensors
 from carrel.worker.request_rows import RequestRows, TableUpdate
 from carrel.worker.step_limits import StepLimits
 
-UPDATES_PER_STEP = 4096  # new blocks that travel with the step; more of them travel alone
+UPDATE_SIZES = (0, 64, 512, 4096)  # new blocks that travel with a step, rounded up; more of them travel alone
 
 
-@dataclass(frozen=True, slots=True)
-class StepShape:
+class StepShape(NamedTuple):
     """The sizes of a step: of its arrays, and so of their places in the buffers."""
 
     num_tokens: int
     num_seqs: int
     num_samples: int
+    num_updates: int = 0  # of block tables
 
     @staticmethod
-    def decode(num_seqs: int) -> StepShape:
+    def decode(num_seqs: int, num_updates: int = 0) -> StepShape:
         """Every sequence computes one token and samples: what a CUDA graph is captured for."""
-        return StepShape(num_seqs, num_seqs, num_seqs)
+        return StepShape(num_seqs, num_seqs, num_seqs, num_updates)
 
-    def sections(self) -> list[Section]:
-        return [
-            Section("source", self.num_tokens),
-            Section("positions", self.num_tokens),
-            Section("slot_mapping", self.num_tokens),
-            Section("logits_indices", self.num_samples),
-            Section("sample_rows", self.num_samples),
-            Section("seq_lens", self.num_seqs, narrow=True),
-            Section("cu_seqlens_q", self.num_seqs + 1, narrow=True),
-            Section("rows", self.num_seqs, narrow=True),
-            Section("token_ids", self.num_tokens),
-        ]
+    def layout(self) -> Layout:
+        """What a graph reads comes first: it lies at the same place whatever else travels."""
+        return Layout(
+            [
+                Section("source", self.num_tokens),
+                Section("positions", self.num_tokens),
+                Section("slot_mapping", self.num_tokens),
+                Section("seq_lens", self.num_seqs, narrow=True),
+                Section("cu_seqlens_q", self.num_seqs + 1, narrow=True),
+                Section("rows", self.num_seqs, narrow=True),
+                Section("logits_indices", self.num_samples),
+                Section("sample_rows", self.num_samples),
+                Section("token_ids", self.num_tokens),
+                Section("update_places", self.num_updates),
+                Section("update_blocks", self.num_updates, narrow=True),
+            ]
+        )
 
 
 @dataclass(slots=True)
@@ -88,9 +94,9 @@ class ChatInputs:
         self.limits, self.block_size, self._stream = limits, block_size, stream
         num_rows = 2 * limits.max_num_seqs
         self.rows = RequestRows(num_rows, -(-limits.max_model_len // block_size))
-        largest = StepShape(limits.max_tokens, limits.max_num_seqs, limits.max_num_seqs)
-        capacity = words_of([*largest.sections(), *_update_sections(UPDATES_PER_STEP)])
-        self.buffers = InputBuffers(stream, capacity, reserved=num_rows + 1)
+        largest = StepShape(limits.max_tokens, limits.max_num_seqs, limits.max_num_seqs, UPDATE_SIZES[-1])
+        self.buffers = InputBuffers(stream, largest.layout().num_words, reserved=num_rows + 1)
+        self._decode_layouts: dict[StepShape, Layout] = {}
         self.last_tokens = self.buffers.words[: num_rows + 1]
         self.block_tables = torch.zeros(self.rows.block_tables.shape, dtype=torch.int32, device=stream.device)
 
@@ -103,9 +109,19 @@ class ChatInputs:
         update = self.rows.update_tables(items, rows)
         num_tokens = int(counts.sum())
         assert num_padded is None or num_tokens == len(items) <= num_padded, "graphs are for decode steps"
-        shape = StepShape.decode(num_padded) if num_padded else StepShape(num_tokens, len(items), len(sampled))
+        travels = _travelling(len(update.places))
+        if num_padded is None:
+            shape = StepShape(num_tokens, len(items), len(sampled), travels)
+        else:
+            shape = StepShape.decode(num_padded, travels)
         step = ChatStep(items, shape, sampled, rows, *_bounds(starts, counts), tensors={})
-        self._fill(step, starts, counts, update)
+        layout = self._layout(shape, keep=num_padded is not None)
+        arrays = self.buffers.stage(layout, keep=num_padded is not None)
+        self._fill(step, arrays, starts, counts)
+        self._fill_source(step, arrays, layout)
+        self._fill_updates(arrays, update)
+        step.tensors = self.buffers.upload()
+        self._update_tables(step.tensors, update)
         return step
 
     def input_ids(self, tensors: Tensors) -> Tensor:
@@ -122,7 +138,14 @@ class ChatInputs:
 
     def decode_tensors(self, num_seqs: int) -> Tensors:
         """Where a decode step that is padded to ``num_seqs`` will lie."""
-        return self.buffers.views(StepShape.decode(num_seqs).sections())
+        return self.buffers.views(StepShape.decode(num_seqs).layout())
+
+    def _layout(self, shape: StepShape, *, keep: bool) -> Layout:
+        if not keep:
+            return shape.layout()
+        if shape not in self._decode_layouts:
+            self._decode_layouts[shape] = shape.layout()
+        return self._decode_layouts[shape]
 
     def clear(self, tensors: Tensors) -> None:
         """Nothing but padding, so that a warm-up stores and sees nothing."""
@@ -146,73 +169,73 @@ class ChatInputs:
             [], True, self.block_size, self._stream.device, slot_mapping=tensors["slot_mapping"], packed=metadata
         )
 
-    def _fill(self, step: ChatStep, starts: IntArray, counts: IntArray, update: TableUpdate) -> None:
-        sections = step.shape.sections()
-        travels = 0 < len(update.places) <= UPDATES_PER_STEP
-        if travels:
-            sections += _update_sections(len(update.places))
-        arrays = self.buffers.stage(sections)
-        n, total = len(step.items), int(counts.sum())
-        ends = np.cumsum(counts)
-        of_row = np.repeat(np.arange(n), counts)  # which item each token belongs to
-        positions = np.arange(total) - (ends - counts - starts)[of_row]
-        arrays["positions"][:total] = positions
-        blocks = self.rows.block_tables[step.rows[of_row], positions // self.block_size]
-        arrays["slot_mapping"][:total] = blocks.astype(np.int64) * self.block_size + positions % self.block_size
-        arrays["seq_lens"][:n] = starts + counts
-        arrays["cu_seqlens_q"][0] = 0
-        arrays["cu_seqlens_q"][1 : n + 1] = ends
-        arrays["rows"][:n] = step.rows
-        arrays["logits_indices"][: len(step.sampled)] = ends[step.sampled] - 1
-        arrays["sample_rows"][: len(step.sampled)] = step.rows[step.sampled]
-        self._fill_source(step, arrays["source"], arrays["token_ids"], ends)
-        _pad(arrays["cu_seqlens_q"], n + 1, np.arange(total + 1, total + 1 + step.shape.num_seqs - n))
-        for name, value in (("positions", 0), ("slot_mapping", -1), ("seq_lens", 0), ("rows", self.rows.padding)):
-            _pad(arrays[name], total if name in ("positions", "slot_mapping") else n, value)
-        _pad(arrays["source"], total, self.rows.padding)
-        _pad(arrays["logits_indices"], len(step.sampled), 0)
-        _pad(arrays["sample_rows"], len(step.sampled), self.rows.padding)
-        if travels:
-            arrays["update_places"][:] = update.places
-            arrays["update_blocks"][:] = update.block_ids
-        step.tensors = self.buffers.upload(sections)
-        self._update_tables(step.tensors, update, travels=travels)
+    def _fill(self, step: ChatStep, arrays: Arrays, starts: IntArray, counts: IntArray) -> None:
+        """All but ``source``: what the items say, then padding."""
+        n, ends = len(step.items), counts.cumsum()
+        total, num_samples = int(ends[-1]), len(step.sampled)
+        if step.max_query_len == 1:
+            positions, rows = starts, step.rows
+        else:
+            of_token = np.repeat(np.arange(n), counts)  # which item each token belongs to
+            positions, rows = np.arange(total) - (ends - counts - starts)[of_token], step.rows[of_token]
+        blocks, offsets = np.divmod(positions, self.block_size)
+        slots = self.rows.block_tables[rows, blocks].astype(np.int64) * self.block_size + offsets
+        _put(arrays["positions"], positions, padding=0)
+        _put(arrays["slot_mapping"], slots, padding=-1)
+        _put(arrays["seq_lens"], starts + counts, padding=0)
+        _put(arrays["rows"], step.rows, padding=self.rows.padding)
+        _put(arrays["logits_indices"], ends[step.sampled] - 1 if num_samples else ends[:0], padding=0)
+        _put(arrays["sample_rows"], step.rows[step.sampled] if num_samples else ends[:0], padding=self.rows.padding)
+        cu_seqlens = arrays["cu_seqlens_q"]
+        cu_seqlens[0] = 0
+        cu_seqlens[1 : n + 1] = ends
+        cu_seqlens[n + 1 :] = np.arange(total + 1, total + len(cu_seqlens) - n)
 
-    def _fill_source(self, step: ChatStep, source: IntArray, token_ids: IntArray, ends: IntArray) -> None:
+    def _fill_source(self, step: ChatStep, arrays: Arrays, layout: Layout) -> None:
         """Ids that the host knows are copied, and ``source`` is their place; else it is the request's row.
 
         ``InputBuffers.words`` begins with ``last_tokens``, so both are indices into it.
         """
-        total = int(ends[-1])
-        first = self.buffers.first_word + words_of(step.shape.sections()[:-1])
-        source[:total] = np.arange(first, first + total)
-        on_device = [index for index, item in enumerate(step.items) if item.input_on_device]
-        if on_device:
-            source[ends[on_device] - 1] = step.rows[on_device]
-        token_ids[:] = 0  # what lies there from other steps is no id
-        if len(on_device) == len(step.items):
+        source, items = arrays["source"], step.items
+        on_device = [index for index, item in enumerate(items) if item.input_on_device]
+        if len(on_device) == len(items):
+            _put(source, step.rows, padding=self.rows.padding)
             return
         known: list[int] = []
-        for item in step.items:
-            if item.input_on_device:
-                known.append(0)
-            else:
-                known += item.request.token_ids(item.num_computed_tokens, item.num_tokens)
-        token_ids[:total] = known
+        for item in items:
+            ids = item.request.token_ids(item.num_computed_tokens, item.num_tokens)
+            known += [0] if item.input_on_device else ids
+        first = self.buffers.first_word + layout.first_word("token_ids")
+        _put(source, np.arange(first, first + len(known)), padding=self.rows.padding)
+        _put(arrays["token_ids"], known, padding=0)
+        if on_device:
+            source[arrays["cu_seqlens_q"][on_device]] = step.rows[on_device]
 
-    def _update_tables(self, tensors: Tensors, update: TableUpdate, *, travels: bool) -> None:
+    def _fill_updates(self, arrays: Arrays, update: TableUpdate) -> None:
+        """What is left over is written to the row that belongs to nobody."""
+        if len(arrays["update_places"]):
+            _put(arrays["update_places"], update.places, padding=self.rows.padding * self.rows.max_blocks)
+            _put(arrays["update_blocks"], update.block_ids, padding=0)
+
+    def _update_tables(self, tensors: Tensors, update: TableUpdate) -> None:
         if not len(update.places):
             return
-        if travels:
-            places, blocks = tensors["update_places"], tensors["update_blocks"]
-        else:
+        places, blocks = tensors["update_places"], tensors["update_blocks"]
+        if not len(places):  # too many to travel with the step
             places = torch.from_numpy(update.places).to(self._stream.device)
             blocks = torch.from_numpy(update.block_ids).to(self._stream.device)
         self.block_tables.view(-1).index_copy_(0, places, blocks)
 
 
-def _update_sections(count: int) -> list[Section]:
-    return [Section("update_places", count), Section("update_blocks", count, narrow=True)]
+def _travelling(num_updates: int) -> int:
+    """Places in the buffers for so many updates; 0 if they are too many."""
+    return next((size for size in UPDATE_SIZES if num_updates <= size), 0)
+
+
+def _put(array: IntArray, values: IntArray | list[int], *, padding: int) -> None:
+    array[: len(values)] = values
+    if len(values) < len(array):
+        array[len(values) :] = padding
 
 
 def _bounds(starts: IntArray, counts: IntArray) -> tuple[int, int, int, bool]:
@@ -221,7 +244,3 @@ def _bounds(starts: IntArray, counts: IntArray) -> tuple[int, int, int, bool]:
     num_decodes = int(longer[0]) if len(longer) else len(counts)
     is_fresh = not starts[num_decodes:].any()
     return num_decodes, int(counts.max()), int((starts + counts).max()), is_fresh
-
-
-def _pad(array: IntArray, first: int, values: int | IntArray) -> None:
-    array[first:] = values

@@ -18,7 +18,7 @@ from carrel.layers.attention_plan import AttentionPlan
 from carrel.models.decoder import Decoder
 from carrel.step import PendingBatch, RequestResult, ScheduledRequest
 from carrel.worker.device_stream import DeviceStream
-from carrel.worker.input_buffers import InputBuffers, Section, Tensors, words_of
+from carrel.worker.input_buffers import InputBuffers, Layout, Section, Tensors
 from carrel.worker.largest_step import pooling_steps
 from carrel.worker.measured_memory import measure_peak
 from carrel.worker.model_runner import EmbeddingRunner, PoolingRunner, RerankRunner
@@ -40,9 +40,9 @@ class PoolingInputs:
         lengths = np.array([item.num_scheduled_tokens for item in items], dtype=np.int64)
         ends = np.cumsum(lengths)
         total = int(ends[-1])
-        sections = _sections(total, len(items))
-        self.make_room(words_of(sections))
-        arrays = self._buffers.stage(sections)
+        layout = _layout(total, len(items))
+        self.make_room(layout.num_words)
+        arrays = self._buffers.stage(layout)
         arrays["token_ids"][:] = np.fromiter(chain.from_iterable(r.prompt_token_ids for r in requests), np.int64, total)
         arrays["positions"][:] = np.arange(total) - np.repeat(ends - lengths, lengths)
         arrays["token_types"][:] = 0
@@ -52,7 +52,7 @@ class PoolingInputs:
         arrays["cu_seqlens_q"][0] = 0
         arrays["cu_seqlens_q"][1:] = ends
         arrays["seq_lens"][:] = lengths
-        return self._buffers.upload(sections)
+        return self._buffers.upload()
 
     def clear(self) -> None:
         """Give the memory back."""
@@ -64,14 +64,15 @@ class PoolingInputs:
             self._buffers = InputBuffers(self._stream, num_words)
 
 
-def _sections(num_tokens: int, num_seqs: int) -> list[Section]:
-    return [
+def _layout(num_tokens: int, num_seqs: int) -> Layout:
+    sections = [
         Section("token_ids", num_tokens),
         Section("positions", num_tokens),
         Section("token_types", num_tokens),
         Section("seq_lens", num_seqs, narrow=True),
         Section("cu_seqlens_q", num_seqs + 1, narrow=True),
     ]
+    return Layout(sections)
 
 
 class CudaPooling(PoolingRunner):
@@ -91,7 +92,7 @@ class CudaPooling(PoolingRunner):
         """The weights were copied in another stream; from here on they are there for this one."""
         self.stream.join()
         with self.stream.active():
-            self.inputs.make_room(words_of(_sections(limits.max_tokens, limits.max_tokens)))
+            self.inputs.make_room(_layout(limits.max_tokens, limits.max_tokens).num_words)
 
     def measured_bytes(self, limits: StepLimits, *, enforce_eager: bool = False) -> int | None:
         """Runs the largest steps."""

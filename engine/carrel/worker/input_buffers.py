@@ -13,7 +13,8 @@ give the same addresses, as a captured CUDA graph needs them. Knows no requests 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,6 @@ IntArray = NDArray[np.signedinteger[Any]]
 Arrays = Mapping[str, IntArray]
 Tensors = Mapping[str, Tensor]
 
-_WORD = 8  # bytes; the buffer is made of int64
 _ALIGNMENT = 2  # words: addresses divisible by 16, so that Triton compiles each kernel once
 
 
@@ -44,15 +44,33 @@ class Section(NamedTuple):
         return -(-words // _ALIGNMENT) * _ALIGNMENT
 
 
-def words_of(sections: Sequence[Section]) -> int:
-    """Words of the buffer that ``sections`` take, one after the other."""
-    return sum(section.num_words for section in sections)
+class Layout:
+    """Sections one after the other. Compares by identity; keep and reuse the layouts of steps that come often."""
+
+    def __init__(self, sections: Sequence[Section]) -> None:
+        ends = list(accumulate((section.num_words for section in sections), initial=0))
+        self.places = [(section, at, at + section.num_words) for section, at in zip(sections, ends[:-1], strict=True)]
+        self.num_words = ends[-1]
+
+    def first_word(self, name: str) -> int:
+        """Where the section ``name`` begins."""
+        return next(at for section, at, _ in self.places if section.name == name)
+
+
+class _Ends(NamedTuple):
+    """A layout in one pinned buffer and in the device's."""
+
+    arrays: Arrays
+    host: Tensor  # [num_words], pinned
+    device: Tensor  # [num_words]
+    tensors: Tensors
 
 
 @dataclass(slots=True)
 class _Staging:
     host: Tensor  # pinned [capacity] int64
     copied: Event | None = None  # the device has read what lies in ``host``
+    kept: dict[Layout, _Ends] = field(default_factory=dict)
 
 
 class InputBuffers:
@@ -67,6 +85,7 @@ class InputBuffers:
         self._reserved = -(-reserved // _ALIGNMENT) * _ALIGNMENT
         self._staging = [_Staging(stream.pinned(capacity, torch.int64)) for _ in range(num_staging)]
         self._next = 0
+        self._staged: _Ends | None = None
         self.words = torch.zeros(self._reserved + capacity, dtype=torch.int64, device=stream.device)
 
     @property
@@ -78,42 +97,45 @@ class InputBuffers:
         """Index in ``words`` of the first number of the first section."""
         return self._reserved
 
-    def stage(self, sections: Sequence[Section]) -> Arrays:
-        """Arrays to fill before :meth:`upload`. Waits only if the device has not read the last but one upload yet."""
-        assert words_of(sections) <= self.capacity, "a step is within the limits that the buffers were made for"
+    def stage(self, layout: Layout, *, keep: bool = False) -> Arrays:
+        """Arrays to fill before :meth:`upload`. Waits only if the device has not read the last but one upload yet.
+
+        ``keep``: steps of this layout come again, remember its views.
+        """
+        assert layout.num_words <= self.capacity, "a step is within the limits that the buffers were made for"
         staging = self._staging[self._next]
         if staging.copied is not None:
             staging.copied.wait()
-        words: IntArray = staging.host.numpy()
-        return {section.name: _array(words[at:end], section) for section, at, end in _places(sections)}
+        ends = staging.kept.get(layout)
+        if ends is None:
+            ends = self._ends(staging.host, layout)
+            if keep:
+                staging.kept[layout] = ends
+        self._staged = ends
+        return ends.arrays
 
-    def upload(self, sections: Sequence[Section]) -> Tensors:
+    def upload(self) -> Tensors:
         """Start the copy of what was staged last; work launched after this call sees it."""
-        staging = self._staging[self._next]
+        staging, ends = self._staging[self._next], self._staged
+        assert ends is not None, "stage comes first"
         self._next = (self._next + 1) % len(self._staging)
-        size = words_of(sections)
-        self.words[self._reserved : self._reserved + size].copy_(staging.host[:size], non_blocking=True)
+        ends.device.copy_(ends.host, non_blocking=True)
         staging.copied = self._stream.record()
-        return self.views(sections)
+        return ends.tensors
 
-    def views(self, sections: Sequence[Section]) -> Tensors:
+    def views(self, layout: Layout) -> Tensors:
         """Where these sections lie on the device."""
         words = self.words[self._reserved :]
-        return {section.name: _tensor(words[at:end], section) for section, at, end in _places(sections)}
+        return {
+            section.name: (words[at:end].view(torch.int32) if section.narrow else words[at:end])[: section.size]
+            for section, at, end in layout.places
+        }
 
-
-def _places(sections: Sequence[Section]) -> list[tuple[Section, int, int]]:
-    """Each section with its first word and the word behind its last."""
-    places, at = [], 0
-    for section in sections:
-        places.append((section, at, at + section.num_words))
-        at += section.num_words
-    return places
-
-
-def _array(words: IntArray, section: Section) -> IntArray:
-    return (words.view(np.int32) if section.narrow else words)[: section.size]
-
-
-def _tensor(words: Tensor, section: Section) -> Tensor:
-    return (words.view(torch.int32) if section.narrow else words)[: section.size]
+    def _ends(self, host: Tensor, layout: Layout) -> _Ends:
+        words: IntArray = host.numpy()
+        arrays = {
+            section.name: (words[at:end].view(np.int32) if section.narrow else words[at:end])[: section.size]
+            for section, at, end in layout.places
+        }
+        size = layout.num_words
+        return _Ends(arrays, host[:size], self.words[self._reserved : self._reserved + size], self.views(layout))

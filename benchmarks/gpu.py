@@ -9,6 +9,7 @@ when a check failed.
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,11 @@ def result_path(options: Options) -> Path:
     return target / f"gpu-{datetime.now(UTC):%Y%m%d-%H%M%S}{'-tiny' if options.tiny else ''}.json"
 
 
+def slots(options: Options) -> int:
+    """Checks side by side: one for each core of a GPU machine, where compilation takes the time; in turn on a CPU."""
+    return min(16, os.cpu_count() or 1) if options.device.startswith("cuda") else 1
+
+
 def supervise(options: Options, sections: list[Section]) -> int:
     header = {
         "benchmark": "gpu",
@@ -43,7 +49,7 @@ def supervise(options: Options, sections: list[Section]) -> int:
     }
     report = Report(result_path(options), header, with_targets=not options.tiny)
     try:
-        Supervisor(Path(__file__), options, report).run(sections)
+        Supervisor(Path(__file__), options, report, slots=slots(options)).run(sections)
     finally:
         report.save()
         print(report.table(), flush=True)

@@ -12,7 +12,7 @@ import torch
 from attention_cases import PagedCase, paged_case
 from carrel.kernels import reference_attention as twins
 
-from gpu_suite.check_case import CheckCase, outputs_of
+from gpu_suite.check_case import CaseSet, CheckCase, outputs_of
 
 Heads = tuple[int, int, int]  # query heads, key heads, head_dim
 HEADS: dict[str, Heads] = {
@@ -21,28 +21,31 @@ HEADS: dict[str, Heads] = {
     "Qwen2.5-7B": (28, 4, 128),
     "Qwen3-8B": (32, 8, 128),
 }
+SMALL_HEADS: dict[str, Heads] = {"group 2": (4, 2, 16), "group 7": (7, 1, 16)}
+DECODES = (("Qwen3-8B", 256, 200), ("Qwen3-8B", 1, 8192), ("Qwen3-0.6B", 256, 1100), ("Qwen2.5-0.5B", 256, 200))
+MAX_MODEL_LEN = 32_768  # decides the splits, as it does in the engine
 
 
-def paged_attention(device: torch.device, dtype: torch.dtype, *, tiny: bool) -> Iterator[CheckCase]:
+def paged_attention(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
     from carrel.kernels.paged_attention import choose_num_splits, paged_attention
 
-    small = [1, 16, 17, 40]
-    lengths = small if tiny else [1, 16, 17, 100, 1000, 4097, 512, 33, 0, 2048]
-    for name, heads in _heads(tiny).items():
-        case = _case(lengths, device, dtype, heads)
-        for num_splits, window in ((1, None), (3, None), (16, None), (4, 20)):
-            options = {"scale": case.scale, "num_splits": num_splits, "window": window}
-            label = f"{name} splits={num_splits}{f' window={window}' if window else ''}"
-            yield _paged(label, paged_attention, case, dtype, options)
-    if tiny:
+    if wanted == "timed":
+        for name, batch, context in DECODES:
+            num_kv_heads, head_dim = HEADS[name][1:]
+            case = _case([context] * batch, device, dtype, HEADS[name])
+            splits = choose_num_splits(batch, num_kv_heads, MAX_MODEL_LEN, _num_sms(device))
+            moved = 2.0 * batch * context * num_kv_heads * head_dim * dtype.itemsize
+            label = f"{name} batch {batch} context {context}"
+            yield _paged(label, paged_attention, case, dtype, {"num_splits": splits}, moved)
         return
-    for name, batch, context in (("Qwen3-8B", 256, 200), ("Qwen3-8B", 1, 8192), ("Qwen2.5-0.5B", 256, 200)):
-        heads = HEADS[name]
-        case = _case([context] * batch, device, dtype, heads)
-        splits = choose_num_splits(batch, heads[1], 32_768, _num_sms(device))
-        options = {"scale": case.scale, "num_splits": splits}
-        moved = 2.0 * batch * context * heads[1] * heads[2] * dtype.itemsize
-        yield _paged(f"{name} batch {batch} context {context}", paged_attention, case, dtype, options, moved)
+    tiny = wanted == "tiny"
+    lengths = [1, 16, 17, 40] if tiny else [1, 16, 17, 100, 1000, 4097, 512, 33, 0, 2048]
+    plans: list[tuple[int, int | None]] = [(1, None), (3, None), (4, 20)] if tiny else [(1, None), (16, None)]
+    for index, (name, heads) in enumerate((SMALL_HEADS if tiny else HEADS).items()):
+        case = _case(lengths, device, dtype, heads)
+        for num_splits, window in [*plans, *([(5, 300), (1, 20)] if index == 0 and not tiny else [])]:
+            label = f"{name} splits={num_splits}{f' window={window}' if window else ''}"
+            yield _paged(label, paged_attention, case, dtype, {"num_splits": num_splits, "window": window})
 
 
 def _paged(
@@ -50,65 +53,65 @@ def _paged(
 ) -> CheckCase:
     return CheckCase(
         name=label,
-        kernel=outputs_of(launch, *case.tensors, **options),
-        twin=outputs_of(twins.paged_attention, *case.tensors, wide=True, **options),
+        kernel=outputs_of(launch, *case.tensors, scale=case.scale, **options),
+        twin=outputs_of(twins.paged_attention, *case.tensors, wide=True, scale=case.scale, **options),
         dtype=dtype,
         moved_bytes=moved_bytes,
     )
 
 
-def prefill_attention(device: torch.device, dtype: torch.dtype, *, tiny: bool) -> Iterator[CheckCase]:
-    from carrel.kernels.prefill_attention import prefill_attention
-
+def prefill_attention(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
+    if wanted == "timed":
+        for name, count, length in (("Qwen3-8B", 8, 1024), ("Qwen3-8B", 1, 8192), ("Qwen2.5-0.5B", 8, 1024)):
+            num_heads, _, head_dim = HEADS[name]
+            case = _case([length] * count, device, dtype, HEADS[name], [length] * count)
+            flops = 2.0 * count * num_heads * head_dim * length**2  # causal: half of 4 n² d
+            yield _prefill(f"{name} {count} prompts of {length}", case, dtype, {"max_query_len": length}, flops)
+        return
     shapes: list[tuple[str, list[int], list[int], int | None]] = [
         ("whole prompts", [40, 17, 3], [40, 17, 3], None),
         ("chunks behind a cached prefix", [40, 30, 17], [24, 1, 16], None),
         ("window", [40, 33], [40, 20], 12),
     ]
-    if not tiny:
+    if wanted == "full":
         shapes += [
             ("mix of long and short", [1500, 777, 64, 1, 300], [1500, 100, 64, 1, 1], None),
             ("long window", [1500, 700], [900, 700], 256),
         ]
-    for name, heads in _heads(tiny).items():
+    for name, heads in (HEADS if wanted == "full" else SMALL_HEADS).items():
         for label, seq_lens, query_lens, window in shapes:
             case = _case(seq_lens, device, dtype, heads, query_lens)
-            yield _prefill(f"{name} {label}", prefill_attention, case, dtype, {"scale": case.scale, "window": window})
-    if not tiny:
-        heads, count, length = HEADS["Qwen3-8B"], 8, 1024
-        case = _case([length] * count, device, dtype, heads, [length] * count)
-        flops = 2.0 * count * heads[0] * heads[2] * length**2  # causal: half of 4 n² d
-        options = {"scale": case.scale, "max_query_len": length}
-        yield _prefill(f"Qwen3-8B {count} prompts of {length}", prefill_attention, case, dtype, options, flops)
+            yield _prefill(f"{name} {label}", case, dtype, {"window": window})
 
 
-def _prefill(
-    label: str, launch: Any, case: PagedCase, dtype: torch.dtype, options: dict[str, Any], flops: float = 0.0
-) -> CheckCase:
+def _prefill(label: str, case: PagedCase, dtype: torch.dtype, options: dict[str, Any], flops: float = 0.0) -> CheckCase:
+    from carrel.kernels.prefill_attention import prefill_attention
+
     arguments = (*case.tensors, case.cu_seqlens_q)
     return CheckCase(
         name=label,
-        kernel=outputs_of(launch, *arguments, **options),
-        twin=outputs_of(twins.prefill_attention, *arguments, wide=True, **options),
+        kernel=outputs_of(prefill_attention, *arguments, scale=case.scale, **options),
+        twin=outputs_of(twins.prefill_attention, *arguments, wide=True, scale=case.scale, **options),
         dtype=dtype,
         flops=flops,
     )
 
 
-def varlen_attention(device: torch.device, dtype: torch.dtype, *, tiny: bool) -> Iterator[CheckCase]:
+def varlen_attention(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
     from carrel.kernels.varlen_attention import varlen_attention
 
+    tiny = wanted == "tiny"
     mixed = [3, 40, 1, 17] if tiny else [3, 512, 1, 300, 64, 1000]
     encoder: Heads = (4, 4, 16) if tiny else (16, 16, 64)
     embedder: Heads = (4, 2, 16) if tiny else (16, 8, 128)
-    plans: list[tuple[str, Heads, list[int], dict[str, Any], float]] = [
-        ("encoder", encoder, mixed, {}, 0.0),
-        ("decoder", embedder, mixed, {"causal": True}, 0.0),
-        ("decoder window", embedder, mixed, {"causal": True, "window": 20}, 0.0),
+    plans: list[tuple[str, Heads, list[int], dict[str, Any]]] = [
+        ("encoder", encoder, mixed, {}),
+        ("decoder", embedder, mixed, {"causal": True}),
+        ("decoder window", embedder, mixed, {"causal": True, "window": 20}),
     ]
-    if not tiny:
-        plans.append(("bge-m3 64 inputs of 512", encoder, [512] * 64, {}, 4.0 * 64 * 512**2 * 16 * 64))
-    for label, (num_heads, num_kv_heads, head_dim), lengths, options, flops in plans:
+    if wanted == "timed":
+        plans = [("bge-m3 128 inputs of 512", encoder, [512] * 128, {})]
+    for label, (num_heads, num_kv_heads, head_dim), lengths, options in plans:
         starts = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
         fused = torch.randn(starts[-1], num_heads + 2 * num_kv_heads, head_dim, device=device).to(dtype)
         parts = torch.split(fused, [num_heads, num_kv_heads, num_kv_heads], dim=1)
@@ -119,12 +122,8 @@ def varlen_attention(device: torch.device, dtype: torch.dtype, *, tiny: bool) ->
             kernel=outputs_of(varlen_attention, *parts, cu_seqlens, **options),
             twin=outputs_of(twins.varlen_attention, *parts, cu_seqlens, wide=True, **options),
             dtype=dtype,
-            flops=flops,
+            flops=4.0 * sum(length**2 for length in lengths) * num_heads * head_dim,
         )
-
-
-def _heads(tiny: bool) -> dict[str, Heads]:
-    return {"group 2": (4, 2, 16), "group 7": (7, 1, 16)} if tiny else HEADS
 
 
 def _case(

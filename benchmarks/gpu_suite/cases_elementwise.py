@@ -9,30 +9,59 @@ import torch
 from carrel.kernels import reference, reference_pooling, reference_rope
 from torch import Tensor
 
-from gpu_suite.check_case import CheckCase, in_fp32, outputs_of
+from gpu_suite.check_case import CaseSet, CheckCase, in_fp32, outputs_of
 
 EPS = 1e-6
+Sizes = tuple[tuple[int, int], ...]  # tokens, and the size of a row
+
+RMS_SIZES: dict[CaseSet, Sizes] = {
+    "tiny": ((3, 24), (2, 64)),
+    "full": ((1, 128), (1, 896), (7, 1024), (8192, 3584), (256, 4096)),
+    "timed": ((256, 4096), (8192, 4096)),
+}
+LAYER_NORM_SIZES: dict[CaseSet, Sizes] = {
+    "tiny": ((3, 24), (2, 64)),
+    "full": ((1, 384), (77, 768), (8192, 1024)),
+    "timed": ((65_536, 1024),),
+}
+SILU_SIZES: dict[CaseSet, Sizes] = {
+    "tiny": ((3, 24), (2, 64)),
+    "full": ((1, 3072), (256, 4864), (4096, 12_288), (7, 18_944)),
+    "timed": ((256, 12_288), (8192, 12_288)),
+}
+Heads = tuple[int, int, int, int, bool]  # query heads, key heads, head_dim, tokens, with head norms
+ROPE_SIZES: dict[CaseSet, tuple[Heads, ...]] = {
+    "tiny": ((4, 2, 16, 5, True), (7, 1, 16, 5, False)),
+    "full": (
+        (14, 2, 64, 1, False),
+        (14, 2, 64, 4096, False),
+        (28, 4, 128, 256, False),
+        (16, 8, 128, 1, True),
+        (32, 8, 128, 4096, True),
+        (32, 32, 96, 256, False),
+    ),
+    "timed": ((32, 8, 128, 256, True), (32, 8, 128, 8192, True)),
+}
 
 
 def _randn(*shape: int, device: torch.device, dtype: torch.dtype, centre: float = 0.0) -> Tensor:
     return (torch.randn(*shape, device=device) + centre).to(dtype)
 
 
-def rms_norm(device: torch.device, dtype: torch.dtype, *, tiny: bool) -> Iterator[CheckCase]:
+def rms_norm(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
     from carrel.kernels import rms_norm as kernels
 
-    for size in (24, 64) if tiny else (128, 896, 1024, 3584, 4096):
-        for tokens in (3,) if tiny else (1, 7, 8192):
-            x, residual = (_randn(tokens, size, device=device, dtype=dtype) for _ in range(2))
-            weight = _randn(size, device=device, dtype=dtype, centre=1.0)
-            moved = 4.0 * x.numel() * dtype.itemsize if (tokens, size) == (8192, 4096) else 0.0
-            yield CheckCase(
-                name=f"residual, {tokens} tokens of {size}",
-                kernel=outputs_of(kernels.add_rms_norm, x, residual, weight, EPS),
-                twin=outputs_of(_added, x, residual, weight),
-                dtype=dtype,
-                moved_bytes=moved,
-            )
+    for tokens, size in RMS_SIZES[wanted]:
+        x, residual = (_randn(tokens, size, device=device, dtype=dtype) for _ in range(2))
+        weight = _randn(size, device=device, dtype=dtype, centre=1.0)
+        yield CheckCase(
+            name=f"residual, {tokens} tokens of {size}",
+            kernel=outputs_of(kernels.add_rms_norm, x, residual, weight, EPS),
+            twin=outputs_of(_added, x, residual, weight),
+            dtype=dtype,
+            moved_bytes=4.0 * x.nbytes,
+        )
+        if wanted != "timed":
             yield CheckCase(
                 name=f"{tokens} tokens of {size}",
                 kernel=outputs_of(kernels.rms_norm, x, weight, EPS),
@@ -47,65 +76,59 @@ def _added(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
     return reference.rms_norm(in_fp32(total), in_fp32(weight), EPS), in_fp32(total)
 
 
-def layer_norm(device: torch.device, dtype: torch.dtype, *, tiny: bool) -> Iterator[CheckCase]:
+def layer_norm(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
     from carrel.kernels import layer_norm as kernels
 
-    for size in (24, 64) if tiny else (384, 768, 1024):
-        for tokens, with_residual in ((3, True), (3, False)) if tiny else ((1, True), (77, False), (32_768, True)):
-            x = _randn(tokens, size, device=device, dtype=dtype)
-            residual = _randn(tokens, size, device=device, dtype=dtype) if with_residual else None
-            weight = _randn(size, device=device, dtype=dtype, centre=1.0)
-            bias = _randn(size, device=device, dtype=dtype)
-            arguments = (x, residual, weight, bias)
+    for tokens, size in LAYER_NORM_SIZES[wanted]:
+        x, residual = (_randn(tokens, size, device=device, dtype=dtype) for _ in range(2))
+        weight = _randn(size, device=device, dtype=dtype, centre=1.0)
+        bias = _randn(size, device=device, dtype=dtype)
+        for other in (residual,) if wanted == "timed" else (residual, None):
+            arguments = (x, other, weight, bias, EPS)
             yield CheckCase(
-                name=f"{'residual, ' if with_residual else ''}{tokens} tokens of {size}",
-                kernel=outputs_of(kernels.layer_norm, *arguments, EPS),
-                twin=outputs_of(reference.layer_norm, *arguments, EPS, wide=True),
+                name=f"{'' if other is None else 'residual, '}{tokens} tokens of {size}",
+                kernel=outputs_of(kernels.layer_norm, *arguments),
+                twin=outputs_of(reference.layer_norm, *arguments, wide=True),
                 dtype=dtype,
-                moved_bytes=3.0 * x.numel() * dtype.itemsize if (tokens, size) == (32_768, 1024) else 0.0,
+                moved_bytes=3.0 * x.nbytes,
             )
 
 
-def silu_mul(device: torch.device, dtype: torch.dtype, *, tiny: bool) -> Iterator[CheckCase]:
+def silu_mul(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
     from carrel.kernels import silu_mul as kernels
 
-    for size in (24, 64) if tiny else (3072, 4864, 12_288, 18_944):
-        for tokens in (3,) if tiny else (1, 256, 8192):
-            x = _randn(tokens, 2 * size, device=device, dtype=dtype)
-            yield CheckCase(
-                name=f"{tokens} tokens of {size}",
-                kernel=outputs_of(kernels.silu_and_mul, x),
-                twin=outputs_of(reference.silu_and_mul, x, wide=True),
-                dtype=dtype,
-                moved_bytes=3.0 * tokens * size * dtype.itemsize if (tokens, size) == (8192, 12_288) else 0.0,
-            )
+    for tokens, size in SILU_SIZES[wanted]:
+        x = _randn(tokens, 2 * size, device=device, dtype=dtype)
+        yield CheckCase(
+            name=f"{tokens} tokens of {size}",
+            kernel=outputs_of(kernels.silu_and_mul, x),
+            twin=outputs_of(reference.silu_and_mul, x, wide=True),
+            dtype=dtype,
+            moved_bytes=1.5 * x.nbytes,
+        )
 
 
-def rope_store(device: torch.device, dtype: torch.dtype, *, tiny: bool) -> Iterator[CheckCase]:
+def rope_store(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
     from carrel.kernels.rope_store import rope_store
 
-    full = ((14, 2, 64), (28, 4, 128), (16, 8, 128), (32, 8, 128), (32, 32, 96))
-    for num_heads, num_kv_heads, head_dim in ((4, 2, 16), (7, 1, 16)) if tiny else full:
-        for tokens in (5,) if tiny else (1, 256, 4096):
-            for with_norm in (False, True):
-                inputs = _RopeInputs(num_heads, num_kv_heads, head_dim, tokens, with_norm, device, dtype)
-                label = f"heads {num_heads}/{num_kv_heads}x{head_dim}, {tokens} tokens{', norm' * with_norm}"
-                timed = (num_heads, tokens, with_norm) == (32, 4096, True)
-                yield CheckCase(
-                    name=label,
-                    kernel=outputs_of(inputs.run, rope_store),
-                    twin=outputs_of(inputs.run, reference_rope.rope_store, in_fp32),
-                    dtype=dtype,
-                    moved_bytes=float(inputs.moved_bytes) if timed else 0.0,
-                )
+    for sizes in ROPE_SIZES[wanted]:
+        inputs = _RopeInputs(sizes, device, dtype)
+        num_heads, num_kv_heads, head_dim, tokens, with_norm = sizes
+        in_place = outputs_of(inputs.call, rope_store, inputs.qkv, inputs.cache, inputs.cache.clone())
+        yield CheckCase(
+            name=f"heads {num_heads}/{num_kv_heads}x{head_dim}, {tokens} tokens{', norm' * with_norm}",
+            kernel=in_place if wanted == "timed" else outputs_of(inputs.copied, rope_store, torch.clone),
+            twin=outputs_of(inputs.copied, reference_rope.rope_store, in_fp32),
+            dtype=dtype,
+            moved_bytes=float(inputs.moved_bytes),
+        )
 
 
 class _RopeInputs:
-    """A packed qkv, tables and a cache; some rows are padding. Each run starts from the same numbers."""
+    """A packed qkv, tables and a cache; some rows are padding."""
 
-    def __init__(
-        self, heads: int, kv_heads: int, dim: int, tokens: int, norm: bool, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, sizes: Heads, device: torch.device, dtype: torch.dtype) -> None:
+        heads, kv_heads, dim, tokens, norm = sizes
         block_size, num_blocks = 16, tokens // 16 + 3
         angles = torch.outer(torch.arange(512.0), 10_000.0 ** (-torch.arange(0, dim, 2) / dim))
         self.cos_sin = torch.cat((angles.cos(), angles.sin()), dim=1).to(device)
@@ -116,34 +139,42 @@ class _RopeInputs:
         self.slots = torch.where(torch.arange(tokens, device=device) % 5 == 4, -1, slots)
         self.weights = [_randn(dim, device=device, dtype=dtype, centre=1.0) if norm else None for _ in range(2)]
         self.num_heads = heads
-        kv_share = 2 * kv_heads / (heads + 2 * kv_heads)
-        self.moved_bytes = self.qkv.numel() * dtype.itemsize * (2 + kv_share - kv_share / 2)
+        values_share = kv_heads / (heads + 2 * kv_heads)
+        # queries and keys are read and written, values read; keys and values of four rows in five are stored
+        self.moved_bytes = self.qkv.nbytes * (2 - values_share + 0.8 * 2 * values_share)
 
-    def run(self, function: Any, copy: Callable[[Tensor], Tensor] = torch.clone) -> tuple[Tensor, ...]:
-        """qkv, keys and values after one call on copies."""
-        qkv, keys, values = copy(self.qkv), copy(self.cache), copy(self.cache)
-        q_weight, k_weight = (None if weight is None else copy(weight) for weight in self.weights)
-        options = {"num_heads": self.num_heads, "q_weight": q_weight, "k_weight": k_weight, "eps": EPS}
+    def copied(self, function: Any, copy: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        """qkv, keys and values after one call on copies: each run starts from the same numbers."""
+        return self.call(function, copy(self.qkv), copy(self.cache), copy(self.cache), copy)
+
+    def call(
+        self, function: Any, qkv: Tensor, keys: Tensor, values: Tensor, copy: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        weights = [weight if weight is None or copy is None else copy(weight) for weight in self.weights]
+        options = {"num_heads": self.num_heads, "q_weight": weights[0], "k_weight": weights[1], "eps": EPS}
         stores = {"keys": keys, "values": values, "slot_mapping": self.slots}
         function(qkv, self.cos_sin, self.positions, **options, **stores)
         return qkv, keys, values
 
 
-def pooling(device: torch.device, dtype: torch.dtype, *, tiny: bool) -> Iterator[CheckCase]:
+def pooling(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
     from carrel.kernels import pooling as kernels
 
-    lengths = [3, 1, 17] if tiny else [512, 1, 300, 8000, 33]
+    lengths = [3, 1, 17] if wanted == "tiny" else [512] * 128 if wanted == "timed" else [512, 1, 300, 8000, 33]
     starts = [sum(lengths[:index]) for index in range(len(lengths) + 1)]
     cu_seqlens = torch.tensor(starts, dtype=torch.int32, device=device)
-    hidden = _randn(starts[-1], 24 if tiny else 1024, device=device, dtype=dtype)
+    hidden = _randn(starts[-1], 24 if wanted == "tiny" else 1024, device=device, dtype=dtype)
     modes: Any = ("cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean")
-    for mode in modes:
+    for mode in ("mean",) if wanted == "timed" else modes:
         yield CheckCase(
-            name=mode,
+            name=f"{mode}, {len(lengths)} sequences",
             kernel=outputs_of(kernels.pool_tokens, hidden, cu_seqlens, mode),
             twin=outputs_of(reference_pooling.pool_tokens, hidden, cu_seqlens, mode, wide=True),
             dtype=dtype,
+            moved_bytes=float(hidden.nbytes),
         )
+    if wanted == "timed":
+        return
     vectors = torch.randn(40, hidden.shape[1], device=device)
     yield CheckCase(
         name="l2_normalize",

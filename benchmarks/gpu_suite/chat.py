@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -43,8 +44,8 @@ class ChatBench:
         for part in parts:
             if self.context.remaining < 5.0:
                 self.context.note(f"{part.__name__} not measured: no time left")
-                continue
-            part()
+            else:
+                self._attempt(part)
 
     # -- one request
 
@@ -84,7 +85,7 @@ class ChatBench:
         with StepClock(self.host) as clock:
             runs = [self._run(batch, prompt, output) for _ in range(max(1, self.sizes.repeats - 1))]
         whole = [result.num_output_tokens / result.seconds for result in runs]
-        steady = [result.steady_rate() for result in runs]
+        steady = [result.steady_rate for result in runs if result.steady_rate is not None]
         context_len = prompt + output / 2
         floor_bytes = self.shape.decode_bytes(batch, context_len)
         floor_flops = self.shape.decode_flops(context_len)
@@ -93,13 +94,16 @@ class ChatBench:
         floors: dict[str, Any] = {"bytes_per_unit": floor_bytes, "flops_per_unit": floor_flops + prefill}
         self._row(f"{label} end to end", max(whole), **floors, all=_rounded(whole))
         floors["flops_per_unit"] = floor_flops
-        self._row(f"{label} decode", max(steady), **floors, all=_rounded(steady))
+        if steady:
+            self._row(f"{label} decode", max(steady), **floors, all=_rounded(steady))
         self._host_time(label, clock)
         self._profile(f"{label} end to end", lambda: self._run(batch, prompt, max(2, output // 8)))
 
     def mixed(self) -> None:
         """nano-vllm's bench: prompts and outputs of uniformly random lengths, all submitted at once, sampled."""
         low, high = self.sizes.mixed
+        lengths = self.requests.mixed(self.sizes.batch, low, high)
+        run(self.host, [self.requests.chat(request.num_prompt_tokens, 4, temperature=0.6) for request in lengths])
         requests = self.requests.mixed(self.sizes.batch, low, high, temperature=0.6)
         with StepClock(self.host) as clock:
             result = run(self.host, requests)
@@ -125,6 +129,15 @@ class ChatBench:
 
     # -- helpers
 
+    def _attempt(self, part: Callable[[], None]) -> None:
+        """A part that fails ends no other, as long as the engine lives."""
+        try:
+            part()
+        except Exception:
+            if not self.host.is_alive:
+                raise
+            self.context.check(f"{part.__name__} runs", passed=False, error=traceback.format_exc()[-1500:])
+
     def _run(self, count: int, prompt: int, output: int) -> Run:
         return run(self.host, [self.requests.chat(prompt, output) for _ in range(count)])
 
@@ -142,8 +155,7 @@ class ChatBench:
 
 def _decode_rate(result: Run) -> float:
     """Tokens a second between the first and the last token of one request."""
-    first = result.first_token_seconds()[0]
-    return (result.num_output_tokens - 1) / (result.seconds - first)
+    return (result.num_output_tokens - 1) / (result.seconds - result.last_first_token)
 
 
 def _rounded(values: list[float]) -> list[float]:

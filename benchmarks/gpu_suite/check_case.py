@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 Outputs = Callable[[], tuple[Tensor, ...]]
+# Which cases are wanted: small ones for Triton's interpreter, those of real models, or the few that are timed.
+CaseSet = Literal["tiny", "full", "timed"]
 
 # Norm of the difference over the norm of the twin's result. Operands and results are rounded to the dtype, whose unit
 # roundoff is 2⁻⁹, 2⁻¹¹ and 2⁻²⁴; sums are in fp32.
@@ -27,7 +29,7 @@ class CheckCase:
     kernel, twin: give the results to compare, tuples of tensors of equal shapes; integers must agree.
     dtype: of the kernel's inputs.
     agreeing: the share of integers that must be equal; sums in another order may tip a draw.
-    moved_bytes, flops: that the formula takes at least: given, the case is timed too.
+    moved_bytes, flops: that the formula takes at least; for the timed cases.
     """
 
     name: str
@@ -37,10 +39,6 @@ class CheckCase:
     agreeing: float = 1.0
     moved_bytes: float = 0.0
     flops: float = 0.0
-
-    @property
-    def is_timed(self) -> bool:
-        return bool(self.moved_bytes or self.flops)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from gpu_suite.check_case import CheckCase, compare
+from gpu_suite.check_case import CaseSet, CheckCase, compare
 from gpu_suite.section import Context
 from gpu_suite.timing import median_seconds
 
@@ -30,13 +30,14 @@ CASES = {  # kernel file → module here with a function of the same name that g
     "sampling": "cases_sampling",
     "thresholds": "cases_sampling",
     "penalties": "cases_sampling",
+    "weight_only_gemm": "cases_gemm",
 }
 
-MakeCases = Callable[..., Iterator[CheckCase]]
+MakeCases = Callable[[torch.device, torch.dtype, CaseSet], Iterator[CheckCase]]
 
 
 def cases_of(kernel: str) -> MakeCases | None:
-    """``cases(device, dtype, tiny=…)`` of a kernel file; None if nobody has written any."""
+    """``cases(device, dtype, wanted)`` of a kernel file; None if nobody has written any."""
     if kernel not in CASES:
         return None
     if str(TESTS) not in sys.path:
@@ -53,33 +54,44 @@ def check(context: Context, kernel: str) -> None:
         return
     device = torch.device(context.options.device)
     dtypes = [torch.bfloat16] if device.type == "cuda" else [torch.float32, torch.float16]
-    for dtype in dtypes:
-        with torch.inference_mode():
-            for case in make(device, dtype, tiny=context.options.tiny):
+    with torch.inference_mode():
+        for dtype in dtypes:
+            for case in make(device, dtype, "full" if device.type == "cuda" else "tiny"):
                 if context.remaining < 1.0:
                     context.note("not all cases were checked: no time left")
                     return
-                _check(context, kernel, case, device)
+                _check(context, case, device)
 
 
-def _check(context: Context, kernel: str, case: CheckCase, device: torch.device) -> None:
+def _check(context: Context, case: CheckCase, device: torch.device) -> None:
     name = f"{case.name} {str(case.dtype).removeprefix('torch.')}"
     try:
         verdict = compare(case, device)
     except Exception:  # a kernel that does not compile or launch: a verdict like any other
         context.check(name, passed=False, error=traceback.format_exc()[-1500:])
-        _assert_alive(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # raises when the device is lost: the worker then ends
         return
     error, worst = float(f"{verdict.error:.2e}"), float(f"{verdict.worst_element:.2e}")
     context.check(name, verdict.passed, error=error, worst_element=worst, disagreeing=verdict.disagreeing)
-    if case.is_timed and device.type == "cuda":
-        _time(context, kernel, case, device)
 
 
-def _assert_alive(device: torch.device) -> None:
-    """Raises when the device is lost: the worker then ends, and the rest runs in a new process."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def measure(context: Context) -> None:
+    """The speed of the kernels that the engine's time goes into. On a CPU there is nothing to measure."""
+    device = torch.device(context.options.device)
+    if device.type != "cuda":
+        context.note("kernels are timed on a CUDA device only")
+        return
+    with torch.inference_mode():
+        for kernel in CASES:
+            make = cases_of(kernel)
+            assert make is not None, "every entry of CASES has cases"
+            try:
+                for case in make(device, torch.bfloat16, "timed"):
+                    _time(context, kernel, case, device)
+            except Exception:  # the others are timed all the same
+                context.note(f"{kernel} not timed: {traceback.format_exc()[-600:]}")
+                torch.cuda.synchronize(device)
 
 
 def _time(context: Context, kernel: str, case: CheckCase, device: torch.device) -> None:
@@ -88,16 +100,15 @@ def _time(context: Context, kernel: str, case: CheckCase, device: torch.device) 
     if run is None:
         run, how = case.kernel, "launched"
     seconds = median_seconds(run, str(device), repeats=20)
-    label = f"{kernel}: {case.name}"
+    label, detail = f"{kernel}: {case.name}", f"{1e6 * seconds:.2f} µs {how}"
     if case.flops:
-        rate = case.flops / seconds / 1e12
-        context.row(label, rate, "TFLOP/s", flops_per_unit=1e12, microseconds=1e6 * seconds, timed=how)
+        context.row(label, case.flops / seconds / 1e12, "TFLOP/s", flops_per_unit=1e12, time=detail)
     else:
-        rate = case.moved_bytes / seconds / 1e9
-        context.row(label, rate, "GB/s", bytes_per_unit=1e9, microseconds=1e6 * seconds, timed=how)
+        context.row(label, case.moved_bytes / seconds / 1e9, "GB/s", bytes_per_unit=1e9, time=detail)
 
 
 def _graph_of(case: CheckCase) -> Callable[[], object] | None:
+    case.kernel()  # compiles
     graph = torch.cuda.CUDAGraph()
     try:
         torch.cuda.synchronize()

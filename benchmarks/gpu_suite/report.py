@@ -7,6 +7,7 @@ of a copy, or FLOP over the rate of a large product, whichever takes longer.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,19 @@ class Report:
         self.profiles: list[Event] = []
         self.sections: dict[str, dict[str, Any]] = {}
         self._with_targets = with_targets
+        self._lock = threading.Lock()
         self._started: dict[str, float] = {}
 
     # -- what comes in
 
     def take(self, line: str) -> Event:
-        """One event of a worker."""
+        """One event of a worker. Workers may speak at the same time."""
         event: Event = json.loads(line)
+        with self._lock:
+            self._enter(event)
+        return event
+
+    def _enter(self, event: Event) -> None:
         kind, section = event["event"], event.get("section", "")
         if kind == "start":
             self._started[section] = time.monotonic()
@@ -48,10 +55,10 @@ class Report:
         else:
             lists = {"row": self.rows, "check": self.checks, "note": self.notes, "profile": self.profiles}
             lists[kind].append(event)
-        return event
 
     def fail(self, section: str, error: str) -> None:
-        self._end(section, error)
+        with self._lock:
+            self._end(section, error)
 
     def _end(self, section: str, error: str | None) -> None:
         began = self._started.get(section)
@@ -68,10 +75,11 @@ class Report:
 
     def save(self) -> None:
         """Write the file anew; a reader never sees half of it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.as_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.path)
+        with self._lock:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.as_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            partial.replace(self.path)
 
     def as_json(self) -> dict[str, Any]:
         strip = [{key: value for key, value in check.items() if key != "event"} for check in self.checks]
@@ -166,8 +174,9 @@ def _short(value: object) -> str:
 
 def _last_lines(error: str) -> str:
     """What a traceback says at its end, and where."""
-    lines = [line.strip() for line in error.strip().splitlines()]
-    return lines[0] if len(lines) == 1 else " | ".join(lines[-4:])
+    lines = [line.strip() for line in error.strip().splitlines() if line.strip(" ^~")]
+    places = [line for line in lines if line.startswith("File ")]
+    return " | ".join([*lines[-1:], *places[-1:]])
 
 
 def _number(value: float) -> str:

@@ -26,6 +26,7 @@ class Section:
     name: str
     budget_seconds: float
     run: Callable[[Context], None]
+    is_check: bool = False  # measures nothing, so that others may run beside it
 
 
 class Context:

@@ -7,11 +7,13 @@ fails alone.
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 from gpu_suite.section import Context, Section
 
 KERNELS = Path(__file__).resolve().parents[2] / "engine" / "carrel" / "kernels"
+SMALL_SHAPES = ("head norms", "biases", "window")  # of small_shapes.py, whose import would need no torch either
 CHAT_SHAPES = {"Qwen2.5-0.5B": 50.0, "Qwen3-8B": 60.0, "Qwen2.5-7B": 55.0, "Qwen3-0.6B": 50.0}  # budgets in seconds
 
 
@@ -22,14 +24,20 @@ def kernel_names() -> list[str]:
 
 
 def all_sections() -> list[Section]:
-    sections = [_section("machine", 25.0, "machine", "describe"), _section("ceilings", 20.0, "ceilings", "measure")]
-    sections += [_section(f"kernel {name}", 25.0, "kernel_checks", "check", name) for name in kernel_names()]
-    sections += [_section("generation", 60.0, "generation_checks", "check")]
-    sections += [_section("pooling", 30.0, "pooling_checks", "check")]
+    sections = [_check("machine", 25.0, "machine", "describe")]
+    sections += [_check(f"generation {name}", 75.0, "generation_checks", "check", name) for name in SMALL_SHAPES]
+    sections += [_check("pooling", 60.0, "pooling_checks", "check")]
+    sections += [_check(f"kernel {name}", 60.0, "kernel_checks", "check", name) for name in kernel_names()]
+    sections += [_section("ceilings", 20.0, "ceilings", "measure")]
+    sections += [_section("kernel speed", 25.0, "kernel_checks", "measure")]
     sections += [_section(f"chat {name}", budget, "chat", "measure", name) for name, budget in CHAT_SHAPES.items()]
     sections += [_section("embed bge-m3", 30.0, "pooling", "measure", "bge-m3")]
     sections += [_section("rerank bge-reranker-v2-m3", 25.0, "pooling", "measure", "bge-reranker-v2-m3")]
     return [*sections, _section("transformers", 40.0, "transformers_side", "measure")]
+
+
+def _check(name: str, budget_seconds: float, module: str, function: str, *arguments: str) -> Section:
+    return replace(_section(name, budget_seconds, module, function, *arguments), is_check=True)
 
 
 def _section(name: str, budget_seconds: float, module: str, function: str, *arguments: str) -> Section:

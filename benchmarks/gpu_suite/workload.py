@@ -49,7 +49,7 @@ class Requests:
         self._count = 0
 
     def prompt(self, length: int) -> list[int]:
-        return [self._random.randrange(FIRST_ID, self._vocab_size) for _ in range(length)]
+        return self._random.choices(range(FIRST_ID, self._vocab_size), k=length)
 
     def chat(self, length: int, max_tokens: int, *, prompt: list[int] | None = None, **params: Any) -> Request:
         """Greedy unless ``params`` say otherwise, and of exactly ``max_tokens`` tokens."""

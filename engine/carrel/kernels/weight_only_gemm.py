@@ -56,7 +56,7 @@ def _store(out, acc, bias, token, output, num_tokens, num_outputs, HAS_BIAS: tl.
     tl.store(places, acc.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])  # or 1, 16 and 17 tokens are three compilations
 def _int8_kernel(
     out,  # [num_tokens, num_outputs], or fp32 [SPLITS, num_tokens, num_outputs]
     x,  # [num_tokens, num_inputs]
@@ -91,7 +91,7 @@ def _int8_kernel(
     _store(out, acc, bias, token, output, num_tokens, num_outputs, HAS_BIAS, SPLITS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens"])  # or 1, 16 and 17 tokens are three compilations
 def _int4_kernel(
     out,  # [num_tokens, num_outputs], or fp32 [SPLITS, num_tokens, num_outputs]
     x,  # [num_tokens, num_groups · GROUP]

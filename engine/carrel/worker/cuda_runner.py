@@ -28,7 +28,7 @@ from carrel.worker.measured_memory import measure_peak, measure_taken
 from carrel.worker.model_runner import ChatRunner
 from carrel.worker.pending_step import PendingStep
 from carrel.worker.step_limits import StepLimits
-from carrel.worker.step_sampler import HostSampler, SampledStep, StepSampler
+from carrel.worker.step_sampler import SampledStep
 
 
 class CudaChatRunner(ChatRunner):
@@ -40,11 +40,14 @@ class CudaChatRunner(ChatRunner):
         self, config: ModelConfig, model: Decoder, *, device: str, dtype: torch.dtype, block_size: int
     ) -> None:
         super().__init__(config, model, device=device, dtype=dtype, block_size=block_size)
-        self.stream = DeviceStream(self.device)
+        self.stream = DeviceStream(self.device, urgent=True)  # a chat does not wait for an embedding
         self.graphs = DecodeGraphs()
         self._inputs: ChatInputs | None = None
         self._hidden: Tensor | None = None  # [largest graph, hidden_size], what a replay leaves
-        self.sampler: StepSampler = HostSampler()
+
+    @property
+    def captured_sizes(self) -> list[int]:
+        return self.graphs.sizes
 
     @property
     def inputs(self) -> ChatInputs:
@@ -149,7 +152,7 @@ class CudaChatRunner(ChatRunner):
             return None
         sampled = self.sampler.sample(self.model.logits(hidden), step.sampled_items)
         rows = step.tensors["sample_rows"][: len(step.sampled)]
-        self.inputs.last_tokens.index_copy_(0, rows, sampled.token_ids)
+        self.inputs.last_tokens.index_copy_(0, rows, self.model.group.broadcast(sampled.token_ids))
         return sampled
 
     @torch.inference_mode()

@@ -26,13 +26,13 @@ class Event:
 
 
 class DeviceStream:
-    """One for each runner."""
+    """One for each runner. What is ``urgent`` gets free parts of the GPU before what is not."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, urgent: bool = False) -> None:
         self.device = device
         self.stream: torch.cuda.Stream | None
         is_cuda = device.type == "cuda"
-        self.stream = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
+        self.stream = torch.cuda.Stream(device, priority=-urgent) if is_cuda else None  # type: ignore[no-untyped-call]
 
     @contextmanager
     def active(self) -> Iterator[None]:

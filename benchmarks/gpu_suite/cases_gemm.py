@@ -1,4 +1,7 @@
-"""Check cases of the products with quantised weights, at the sizes of Qwen3-8B's and Qwen2.5's layers."""
+"""Check cases of what quantised weights need: products, the way back to the dtype, and activations in fp8.
+
+The sizes are those of Qwen3-8B's and Qwen2.5's layers.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +42,47 @@ def weight_only_gemm(device: torch.device, dtype: torch.dtype, wanted: CaseSet) 
                     dtype=dtype,
                     moved_bytes=bytes_each * num_inputs * num_outputs,
                 )
+
+
+def dequantize(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
+    from carrel.kernels import dequantize as kernels
+
+    for num_inputs, num_outputs in SIZES[wanted]:
+        weight = (torch.randn(num_outputs, num_inputs, device=device) * num_inputs**-0.5).to(dtype)
+        int8, int4 = reference_gemm.quantize_int8(weight), reference_gemm.quantize_int4(weight, GROUP)
+        yield CheckCase(
+            name=f"int8 {num_inputs} -> {num_outputs}",
+            kernel=outputs_of(kernels.dequantize_int8, int8, dtype),
+            twin=outputs_of(reference_gemm.dequantize_int8, int8),
+            dtype=dtype,
+            moved_bytes=(1.0 + dtype.itemsize) * weight.numel(),
+        )
+        yield CheckCase(
+            name=f"int4 {num_inputs} -> {num_outputs}",
+            kernel=outputs_of(kernels.dequantize_int4, int4, dtype),
+            twin=outputs_of(reference_gemm.dequantize_int4, int4),
+            dtype=dtype,
+            moved_bytes=(0.5 + dtype.itemsize) * weight.numel(),
+        )
+
+
+def quantize_rows(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
+    from carrel.kernels import quantize_rows as kernels
+
+    plans: dict[CaseSet, tuple[tuple[int, int], ...]] = {
+        "tiny": ((3, 48),),
+        "full": ((1, 4096), (77, 896), (512, 18_944)),
+        "timed": ((8192, 4096),),
+    }
+    for tokens, size in plans[wanted]:
+        x = torch.randn(tokens, size, device=device).to(dtype)
+        if wanted == "tiny":  # fp8 numbers already: Triton's interpreter rounds to fp8 wrongly
+            x = x.to(torch.float8_e4m3fn).to(dtype)
+            x[:, 0] = 448.0
+        yield CheckCase(
+            name=f"fp8, {tokens} tokens of {size}",
+            kernel=outputs_of(kernels.quantize_rows, x),
+            twin=outputs_of(reference_gemm.quantize_rows, x, wide=True),
+            dtype=torch.bfloat16,  # a tie of fp8 may be rounded either way
+            moved_bytes=1.5 * x.nbytes,
+        )

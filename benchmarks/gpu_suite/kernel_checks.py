@@ -31,6 +31,8 @@ CASES = {  # kernel file → module here with a function of the same name that g
     "thresholds": "cases_sampling",
     "penalties": "cases_sampling",
     "weight_only_gemm": "cases_gemm",
+    "dequantize": "cases_gemm",
+    "quantize_rows": "cases_gemm",
 }
 
 MakeCases = Callable[[torch.device, torch.dtype, CaseSet], Iterator[CheckCase]]

@@ -1,12 +1,14 @@
 """The memory plan: bytes add up, caps hold, and what does not fit is refused with numbers."""
 
 import pytest
+import torch
 from carrel.config import EngineConfig
 from carrel.errors import OutOfMemoryError
 from carrel.models.config import ModelConfig
 from carrel.worker.device_memory import _container_available, available_bytes
 from carrel.worker.loader import load_runner
 from carrel.worker.memory import plan_memory, share_out
+from carrel.worker.step_limits import StepLimits
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,28 @@ def test_the_plan_describes_itself(runners):
     assert "qwen2: 28 blocks of 16 tokens = 448 tokens" in text
     assert "weights" in text
     assert "MiB" in text
+
+
+def test_what_runners_measure_is_added_up_and_taken_from_the_cache(runners, monkeypatch):
+    config = EngineConfig(max_num_seqs=4, max_model_len=100)
+    asked = {}
+    for name, runner in runners.items():
+        monkeypatch.setattr(
+            runner, "measured_bytes", lambda limits, *, name=name, **_: asked.update({name: limits}) or 7
+        )
+    plan = plan_memory("cpu", runners, config)
+    assert plan.activation_bytes == 3 * 7
+    assert asked["qwen2"] == StepLimits(4, config.max_num_batched_tokens, 100)
+    assert asked["bert-mean"].max_model_len == runners["bert-mean"].config.max_positions
+
+
+def test_a_largest_step_that_does_not_fit_is_refused_with_what_to_do(runners, monkeypatch):
+    def fail(limits, **_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
+
+    monkeypatch.setattr(runners["qwen2"], "measured_bytes", fail)
+    with pytest.raises(OutOfMemoryError, match=r"2048 tokens of qwen2 does not fit .* lower max_num_batched_tokens"):
+        plan_memory("cpu", runners, EngineConfig())
 
 
 def test_shares_are_equal_but_none_takes_more_than_it_needs():

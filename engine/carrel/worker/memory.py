@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from carrel.config import EngineConfig
 from carrel.errors import OutOfMemoryError
 from carrel.worker.device_memory import available_bytes, cuda_memory
@@ -136,13 +138,20 @@ def step_limits(config: EngineConfig, max_model_len: int) -> StepLimits:
 
 def _activations(runners: Mapping[str, ModelRunner], config: EngineConfig, limits: Mapping[str, int]) -> int:
     """Beside weights and KV. On a GPU every model keeps its own, since their streams run at the same time."""
-    measured = {
-        key: runner.measured_bytes(step_limits(config, limits[key]), enforce_eager=config.enforce_eager)
-        for key, runner in runners.items()
-    }
+    measured = {key: _measured(key, runner, config, limits[key]) for key, runner in runners.items()}
     at_once = sum(taken for taken in measured.values() if taken is not None)
     in_turn = [activation_bytes(runners[key], config) for key, taken in measured.items() if taken is None]
     return at_once + max(in_turn, default=0)
+
+
+def _measured(key: str, runner: ModelRunner, config: EngineConfig, max_model_len: int) -> int | None:
+    try:
+        return runner.measured_bytes(step_limits(config, max_model_len), enforce_eager=config.enforce_eager)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"A step of {config.max_num_batched_tokens} tokens of {key} does not fit beside the weights of all models; "
+            "lower max_num_batched_tokens or max_num_seqs, or host smaller or fewer models."
+        ) from error
 
 
 def blocks_for(num_tokens: int, block_size: int) -> int:

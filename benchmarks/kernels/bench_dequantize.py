@@ -14,7 +14,7 @@ from _frame import BenchCase, main
 def cases(device: torch.device) -> Iterator[BenchCase]:
     from carrel.kernels import dequantize, reference_gemm  # only where there is a GPU
 
-    for num_inputs, num_outputs in ((896, 9728), (3584, 18944)):
+    for num_inputs, num_outputs in ((896, 128), (896, 9728), (3584, 18944)):
         weight = torch.randn(num_outputs, num_inputs, device=device, dtype=torch.bfloat16)
         eight, four = reference_gemm.quantize_int8(weight), reference_gemm.quantize_int4(weight, 128)
         for bits, twin, kernel, quantised in (

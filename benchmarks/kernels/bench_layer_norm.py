@@ -16,7 +16,7 @@ def cases(device: torch.device) -> Iterator[BenchCase]:
 
     for size in (384, 1024):
         weight, bias = torch.randn(2, size, device=device, dtype=torch.bfloat16)
-        for num_tokens in (512, 16384):
+        for num_tokens in (16, 512, 16384):
             x, residual = torch.randn(2, num_tokens, size, device=device, dtype=torch.bfloat16)
             arguments = (x, residual, weight, bias, 1e-12)
             yield BenchCase(

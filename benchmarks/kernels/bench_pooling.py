@@ -15,7 +15,7 @@ def cases(device: torch.device) -> Iterator[BenchCase]:
     from carrel.kernels import pooling, reference_pooling  # only where there is a GPU
 
     size = 1024
-    for num_seqs, length in ((32, 512), (512, 32), (1, 8192)):
+    for num_seqs, length in ((2, 64), (32, 512), (512, 32), (1, 8192)):
         hidden = torch.randn(num_seqs * length, size, device=device, dtype=torch.bfloat16)
         bounds = torch.arange(num_seqs + 1, device=device, dtype=torch.int32) * length
         yield BenchCase(

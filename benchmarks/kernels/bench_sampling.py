@@ -57,6 +57,7 @@ def cases(device: torch.device) -> Iterator[BenchCase]:
                     "triton": lambda a=(logits, rows, table, buffers, mode): sampling.sample_tokens(*a),
                 },
                 moved_bytes=logits.numel() * logits.element_size(),
+                tolerance=None,  # the kernel writes into its buffers
             )
 
 

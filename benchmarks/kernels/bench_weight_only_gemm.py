@@ -17,7 +17,7 @@ from _frame import BenchCase, main
 def cases(device: torch.device) -> Iterator[BenchCase]:
     from carrel.kernels import reference_gemm, weight_only_gemm  # only where there is a GPU
 
-    for num_inputs, num_outputs in ((896, 9728), (3584, 37888), (18944, 3584), (4096, 4096)):
+    for num_inputs, num_outputs in ((896, 896), (896, 9728), (3584, 37888), (18944, 3584), (4096, 4096)):
         weight = torch.randn(num_outputs, num_inputs, device=device, dtype=torch.bfloat16) * 0.02
         eight, four = reference_gemm.quantize_int8(weight), reference_gemm.quantize_int4(weight, 128)
         plain = {8: reference_gemm.dequantize_int8(eight), 4: reference_gemm.dequantize_int4(four)}

@@ -219,3 +219,28 @@ def test_two_steps_do_not_share_their_staging():
     assert first.tolist() == [1, 1]
     buffers.upload()
     assert buffers.stage(layout, keep=True)["a"] is first, "its turn again"
+
+
+def test_a_staging_buffer_waits_for_its_own_last_copy_alone():
+    """The device may be a step behind: what it has not read yet is not written over, and nothing else is waited for."""
+    waits: list[int] = []
+
+    class LoggedEvent:
+        count = 0
+
+        def __init__(self) -> None:
+            LoggedEvent.count += 1
+            self.number = LoggedEvent.count
+
+        def wait(self) -> None:
+            waits.append(self.number)
+
+    class LoggedStream(DeviceStream):
+        def record(self):
+            return LoggedEvent()
+
+    buffers, layout = InputBuffers(LoggedStream(CPU), 10), Layout([Section("a", 2)])
+    for _ in range(5):
+        buffers.stage(layout)
+        buffers.upload()
+    assert waits == [1, 2, 3]

@@ -80,7 +80,9 @@ class Waiter:
         await self._woken.wait()
         self._woken.clear()
 
-    def abort(self) -> None:
+    def abandon(self) -> None:
+        for job in dict.fromkeys(self._job_of.values()):
+            job.abandon()
         self._mailbox.abort(self._job_of)
 
 
@@ -116,7 +118,7 @@ class AsyncRunner:
                         results[job] = result
                 pending = [job for job in pending if not job.finished]
         finally:
-            waiter.abort()
+            waiter.abandon()
         return [results[job] for job in jobs]
 
     async def stream(self, job: Job[T]) -> AsyncGenerator[T, None]:
@@ -131,7 +133,7 @@ class AsyncRunner:
                 if result is not None:
                     yield result
         finally:
-            waiter.abort()
+            waiter.abandon()
 
     def _mailbox(self) -> EventLoopMailbox:
         event_loop = asyncio.get_running_loop()

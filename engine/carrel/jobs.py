@@ -16,7 +16,7 @@ from carrel.host import EngineHost
 from carrel.hosted_model import HostedModel
 from carrel.inputs import TokenizedPrompt, generation_requests
 from carrel.output_processor import OutputProcessor
-from carrel.outputs import EmbeddingOutput, EmbeddingRequestOutput, FloatArray, RequestOutput
+from carrel.outputs import EmbeddingOutput, EmbeddingRequestOutput, FinishReason, FloatArray, RequestOutput
 from carrel.params import PoolingParams, SamplingParams
 from carrel.request import Request
 from carrel.step import EngineOutput
@@ -29,6 +29,7 @@ class Job(ABC, Generic[T]):
 
     requests: list[Request]
     error: CarrelError | None = None  # set instead of a result
+    _early_end: FinishReason = "abort"  # why its requests ended that did not finish
 
     def __init__(self, host: EngineHost, model: HostedModel) -> None:
         self.host = host
@@ -36,11 +37,21 @@ class Job(ABC, Generic[T]):
 
     def feed(self, outputs: Sequence[EngineOutput]) -> list[str]:
         """Take the engine's news in; ids to abort in return."""
+        was_finished = self.finished
         for output in outputs:
             self.error = self.error or self._error_of(output)
-        if self.error is not None:
-            return [request.request_id for request in self.requests]
-        return self._feed(outputs)
+            if output.finish_reason == "error":
+                self._early_end = "error"
+        failed = self.error is not None
+        to_abort = [request.request_id for request in self.requests] if failed else self._feed(outputs)
+        if self.finished and not was_finished:
+            self._count()
+        return to_abort
+
+    def abandon(self) -> None:
+        """The reader leaves and aborts what has not ended; that is an end, too, and is counted."""
+        if not self.finished:
+            self._count()
 
     def take(self) -> T | None:
         """What there is to show now.
@@ -61,6 +72,10 @@ class Job(ABC, Generic[T]):
 
     @abstractmethod
     def _take(self) -> T | None: ...
+
+    @abstractmethod
+    def _count(self) -> None:
+        """Tell the host's metrics how this job has ended."""
 
     def _error_of(self, output: EngineOutput) -> CarrelError | None:
         if output.finish_reason == "abort" and not self.host.is_alive:
@@ -97,11 +112,7 @@ class GenerationJob(Job[RequestOutput]):
         return self.error is not None or self._processor.finished
 
     def _feed(self, outputs: Sequence[EngineOutput]) -> list[str]:
-        was_finished = self._processor.finished
-        to_abort = self._processor.feed(outputs)
-        if self._processor.finished and not was_finished:
-            self._count()
-        return to_abort
+        return self._processor.feed(outputs)
 
     def _take(self) -> RequestOutput | None:
         return self._processor.take()
@@ -111,7 +122,7 @@ class GenerationJob(Job[RequestOutput]):
         first, end = times.first_token_time, times.finished_time or time.monotonic()
         self.host.metrics.generation_finished(
             self.model.key,
-            reasons=[child.finish_reason or "error" for child in children],
+            reasons=[child.finish_reason or self._early_end for child in children],
             num_prompt_tokens=len(self._processor.prompt_token_ids),
             num_generated_tokens=sum(len(child.token_ids) for child in children),
             time_to_first_token=None if first is None else first - times.arrival_time,
@@ -151,7 +162,6 @@ class PoolingJob(Job[T]):
         for output in outputs:
             if output.pooled is not None:
                 self._pooled = output.pooled
-                self._count(output)
             elif output.finished:
                 self.error = CarrelError("The request was aborted.")
         return []
@@ -162,11 +172,11 @@ class PoolingJob(Job[T]):
     @abstractmethod
     def _result(self, pooled: FloatArray) -> T: ...
 
-    def _count(self, output: EngineOutput) -> None:
+    def _count(self) -> None:
         request = self.requests[0]
         self.host.metrics.pooling_finished(
             self.model.key,
-            reason=output.finish_reason or "stop",
+            reason=self._early_end if self._pooled is None else "stop",
             num_tokens=request.num_prompt_tokens,
             latency=time.monotonic() - request.arrival_time,
         )

@@ -37,9 +37,9 @@ class EngineSnapshot:
     prefix_cache_hits: int  # of those, found
     num_preemptions: int
     num_steps: int
-    prompt_tokens: int  # of finished chat requests
+    prompt_tokens: int  # of ended chat requests
     generation_tokens: int
-    pooled_tokens: int  # of finished embedding and rerank requests
+    pooled_tokens: int  # of ended embedding and rerank requests
     requests: dict[tuple[str, str], int]  # (model, finish reason) → requests
     time_to_first_token: HistogramSnapshot
     request_latency: HistogramSnapshot

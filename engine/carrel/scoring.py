@@ -120,7 +120,7 @@ class _BiEncoderPlan(ScoringPlan):
         place = {side: i for i, side in enumerate(texts)}
         self._pairs = [(place[query], place[document]) for query, document in sides]
         self.jobs = [
-            embedding_job(host, model, text, params, request_id=f"{request_id}-{i}")
+            _scored_text(host, model, text, params, request_id=f"{request_id}-{i}")
             for i, (text, params) in enumerate(texts)
         ]
 
@@ -132,6 +132,24 @@ class _BiEncoderPlan(ScoringPlan):
             ids = results[query].prompt_token_ids + results[document].prompt_token_ids
             scored.append(ScoringRequestOutput(f"{self._request_id}-{i}", ScoringOutput(max(cosine, 0.0), cosine), ids))
         return scored
+
+
+def _scored_text(
+    host: EngineHost, model: HostedModel, text: str, params: PoolingParams, *, request_id: str
+) -> EmbeddingJob:
+    try:
+        return embedding_job(host, model, text, params, request_id=request_id)
+    except ContextLengthError as error:
+        part, advice = "document", ", or set truncate_prompt_tokens=-1 to cut it"
+        if params.input_type == "query":
+            part, advice = "query", "; it is never cut"
+        raise ContextLengthError(
+            f"This model's maximum context length is {error.max_model_len} tokens. However, the {part} has "
+            f"{error.num_tokens} tokens. Shorten it{advice}.",
+            num_tokens=error.num_tokens,
+            max_model_len=error.max_model_len,
+            param="query" if part == "query" else "documents",
+        ) from None
 
 
 def embedding_job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from carrel.jobs import Job
 from carrel.loop import EngineLoop
@@ -56,7 +56,9 @@ class InFlight(Generic[T]):
             self._abort(job.feed(outputs))
         return list(news)
 
-    def abort_all(self) -> None:
+    def abandon_all(self) -> None:
+        for job in dict.fromkeys(self._jobs.values()):
+            job.abandon()
         self._abort(list(self._jobs))
 
     def _abort(self, request_ids: Iterable[str]) -> None:
@@ -86,7 +88,7 @@ def run_jobs(loop: EngineLoop, jobs: Iterable[Job[T]], on_finished: Callable[[],
                     results[places[job]] = result
                     on_finished()
     finally:
-        in_flight.abort_all()
+        in_flight.abandon_all()
     return [results[place] for place in range(len(places))]
 
 
@@ -94,15 +96,19 @@ def stream_job(loop: EngineLoop, job: Job[T]) -> Iterator[T]:
     """Submit now; then what the job has to show, step by step. Closing the iterator aborts the job."""
     in_flight: InFlight[T] = InFlight(loop)
     in_flight.submit([job])
-    return _shown(in_flight, job)
+    shown = _shown(in_flight, job)
+    next(shown)  # into its try block: closing an iterator that was never asked must abort the job, too
+    return cast("Iterator[T]", shown)
 
 
-def _shown(in_flight: InFlight[T], job: Job[T]) -> Iterator[T]:
+def _shown(in_flight: InFlight[T], job: Job[T]) -> Iterator[T | None]:
+    """None first, when nothing has come yet."""
     try:
+        yield None
         while not job.finished:
             in_flight.wait()
             result: Any = job.take()
             if result is not None:
                 yield result
     finally:
-        in_flight.abort_all()
+        in_flight.abandon_all()

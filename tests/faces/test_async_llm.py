@@ -121,6 +121,9 @@ async def test_cancelling_a_task_aborts_its_requests(llm, async_llm):
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await idle(llm)
+    counted = llm.host.stats().requests
+    assert counted[llm.host.get(None, "chat").key, "abort"] >= 1
+    assert counted[llm.host.get(None, "embedding").key, "abort"] >= 1
 
 
 async def test_abort_by_request_id(llm, async_llm):

@@ -162,6 +162,13 @@ def test_an_embedding_model_ranks_by_cosine(tiny_models):
             assert result.relevance_score == pytest.approx(max(0.0, cosines[result.index]), abs=1e-5)
         assert ranking.results[0].raw_score == pytest.approx(1.0, abs=1e-6)
         assert llm.host.get(None, "rerank").reranker_kind == "bi-encoder"
+        long = "图书馆" * 400
+        with pytest.raises(ContextLengthError, match=r"the query has .* never cut") as refused:
+            llm.rerank(long, documents)
+        assert refused.value.param == "query"
+        with pytest.raises(ContextLengthError, match=r"the document has .* truncate_prompt_tokens=-1") as refused:
+            llm.rerank("可以借几本书", [*documents, long], truncate_prompt_tokens=None)
+        assert refused.value.param == "documents"
 
 
 def test_a_classifier_is_no_reranker(tiny_models):

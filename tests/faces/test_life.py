@@ -159,6 +159,7 @@ def test_a_model_that_fails_on_a_step_fails_that_call_only(tiny_models, monkeypa
             patch.setattr(runner, "execute", fail)
             with pytest.raises(StepError, match="on fire"):
                 llm.embed(["a", "b"], use_tqdm=False)
+        assert llm.host.stats().requests[llm.host.get(None, "embedding").key, "error"] >= 1
         assert len(llm.embed(["a", "b"], use_tqdm=False)) == 2
         assert llm.host.loop.stats().num_open == 0
 
@@ -170,11 +171,16 @@ def test_one_wrong_input_ends_the_call_and_not_the_engine(llm):
     assert llm.embed([[5]], use_tqdm=False)
 
 
-def test_closing_a_stream_aborts_its_request(llm):
+@pytest.mark.parametrize("num_read", [0, 1])
+def test_closing_a_stream_aborts_its_request(llm, num_read):
+    ended = (llm.host.get(None, "chat").key, "abort")
+    before = llm.host.stats().requests.get(ended, 0)
     stream = llm.stream("图书馆", LONG)
-    next(stream)
+    for _ in range(num_read):
+        next(stream)
     stream.close()
-    for _ in range(500):
+    assert llm.host.stats().requests[ended] == before + 1
+    for _ in range(50):  # so many steps are sooner over than 1500 tokens are made
         if llm.host.loop.stats().num_open == 0:
             return
         time.sleep(0.01)

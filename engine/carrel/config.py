@@ -10,6 +10,8 @@ from carrel.errors import InvalidParamsError
 Task = Literal["chat", "embedding", "rerank"]
 LoadFormat = Literal["auto", "dummy"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "int4", "fp8"]
+QUANTIZATIONS: tuple[Quantization, ...] = ("int8", "int4", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class EngineConfig:
 
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"
     dtype: DType = "auto"  # auto: the checkpoint's, or the nearest one that the device does well
+    quantization: Quantization | None = None  # of chat models' weights, at load; vectors and scores stay exact
     max_model_len: int | None = None  # tokens of prompt and output; None: the model's own
     max_num_seqs: int = 256  # chat requests in one step
     max_num_batched_tokens: int = 2048  # tokens of all models in one step
@@ -49,6 +52,11 @@ class EngineConfig:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_queued_requests", "block_size"):
             if getattr(self, name) < 1:
                 raise InvalidParamsError(f"{name} must be at least 1, got {getattr(self, name)}.", param=name)
+        if self.quantization is not None and self.quantization not in QUANTIZATIONS:
+            raise InvalidParamsError(
+                f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {self.quantization!r}.",
+                param="quantization",
+            )
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise InvalidParamsError("gpu_memory_utilization must be in (0, 1].", param="gpu_memory_utilization")
         if self.max_model_len is not None and self.max_model_len < 2:

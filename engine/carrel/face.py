@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from carrel import host_registry
-from carrel.config import DType, EngineConfig, ModelSpec, Task
+from carrel.config import DType, EngineConfig, ModelSpec, Quantization, Task
 from carrel.errors import ContextLengthError, EngineClosedError, InvalidParamsError, RequestError
 from carrel.host import EngineHost
 from carrel.hosted_model import HostedModel
@@ -33,6 +33,7 @@ class Face:
         host: EngineHost | None = None,
         device: str = "auto",
         dtype: DType = "auto",
+        quantization: Quantization | None = None,
         max_model_len: int | None = None,
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 2048,
@@ -49,6 +50,7 @@ class Face:
         config = EngineConfig(
             device=device,
             dtype=dtype,
+            quantization=quantization,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,

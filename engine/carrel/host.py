@@ -148,6 +148,9 @@ class EngineHost:
 
     def _load(self, sources: Sequence[ModelSource], runners: dict[str, ModelRunner]) -> list[LoadedModel]:
         """Load every model; sources of the same weights share one runner. ``runners`` is filled."""
+        if self.config.quantization is not None and not any(source.task == "chat" for source in sources):
+            message = "quantization is for chat models, and none is hosted; embedders and rerankers stay exact."
+            raise InvalidParamsError(message, param="quantization")
         loaded: list[LoadedModel] = []
         for source in sources:
             twin = next((item for item in loaded if item.source.weights_key == source.weights_key), None)
@@ -170,6 +173,7 @@ class EngineHost:
             dtype=source.dtype,
             block_size=self.config.block_size,
             load_format=self.config.load_format,
+            quantization=self.config.quantization,
         )
         megabytes = runners[key].weights_bytes / 1e6
         logger.info("loaded %s: %.1f MB of weights in %.1f s", key, megabytes, time.monotonic() - started)

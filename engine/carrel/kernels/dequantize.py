@@ -1,7 +1,7 @@
 """Quantised weights back in the model's dtype, for products of many tokens, where a dense GEMM is faster.
 
 The formulas are those of ``reference_gemm``: scale · q for int8, scale · (q − zero) for int4. Bound by bandwidth: one
-byte or half a byte read and two written for each weight. Twins: ``reference_gemm.dequantize_int8``, ``dequantize_int4``.
+byte or half a byte read and two written for each weight. Twins: ``dequantize_int8`` and ``dequantize_int4`` there.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ FP8_LARGEST = 448.0  # of float8_e4m3
 
 class Int8Weight(NamedTuple):
     values: Tensor  # int8 [num_outputs, num_inputs]
-    scales: Tensor  # fp32 [num_outputs]
+    scales: Tensor  # fp32 or the model's dtype [num_outputs]
 
 
 class Int4Weight(NamedTuple):
@@ -34,10 +34,15 @@ class Int4Weight(NamedTuple):
     zeros: Tensor  # uint8 [num_groups, num_outputs]
 
 
-def quantize_int8(weight: Tensor) -> Int8Weight:
-    """``weight`` [num_outputs, num_inputs], each row rounded to 255 steps of its largest entry."""
-    scales = weight.to(torch.float32).abs().amax(dim=1).clamp(min=1e-12) / 127
-    values = torch.round(weight.to(torch.float32) / scales.unsqueeze(1)).clamp(-127, 127).to(torch.int8)
+def quantize_int8(weight: Tensor, scale_dtype: torch.dtype = torch.float32) -> Int8Weight:
+    """``weight`` [num_outputs, num_inputs], each row rounded to 255 steps of its largest entry.
+
+    The steps are those of the scale as it was rounded to ``scale_dtype``.
+    """
+    rows = weight.to(torch.float32)
+    least = torch.finfo(scale_dtype).tiny
+    scales = (rows.abs().amax(dim=1) / 127).clamp(min=least).to(scale_dtype)
+    values = torch.round(rows / scales.to(torch.float32).unsqueeze(1)).clamp(-127, 127).to(torch.int8)
     return Int8Weight(values, scales)
 
 

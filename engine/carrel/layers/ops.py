@@ -11,11 +11,13 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from carrel.kernels import reference, reference_pooling
+from carrel.config import Quantization
+from carrel.kernels import reference, reference_gemm, reference_pooling
 from carrel.kernels.pooling_modes import PoolingMode
 from carrel.layers.attention import AttentionBackend, LayerCache, attention_backend
 from carrel.layers.attention_plan import AttentionPlan
 from carrel.layers.rotary import RotaryEmbedding, RotaryTables, apply_rotary
+from carrel.layers.weight_formats import Fp8Rows, TorchInt4, TorchInt8, WeightFormat
 
 Implementation = Literal["auto", "torch", "triton"]
 
@@ -76,6 +78,10 @@ class Ops(Protocol):
         """fp32 rows divided by their length."""
         ...
 
+    def weight_format(self, quantization: Quantization) -> WeightFormat:
+        """How quantised weights are kept and multiplied with."""
+        ...
+
 
 class TorchOps:
     """torch's operators: on a CPU, and wherever Triton is not."""
@@ -103,6 +109,14 @@ class TorchOps:
 
     def l2_normalize(self, vectors: Tensor) -> Tensor:
         return reference_pooling.l2_normalize(vectors)
+
+    def weight_format(self, quantization: Quantization) -> WeightFormat:
+        formats: dict[Quantization, WeightFormat] = {
+            "int8": TorchInt8(),
+            "int4": TorchInt4(),
+            "fp8": Fp8Rows(reference_gemm.quantize_rows),
+        }
+        return formats[quantization]
 
 
 class TorchRotator:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from carrel.kernels import layer_norm, pooling, rms_norm, rope_store, silu_mul
+from carrel.config import Quantization
+from carrel.kernels import layer_norm, pooling, quantize_rows, rms_norm, rope_store, silu_mul
 from carrel.kernels.pooling_modes import PoolingMode
 from carrel.layers.attention import AttentionBackend, LayerCache
 from carrel.layers.attention_plan import AttentionPlan
 from carrel.layers.ops import HeadNorms, Rotator, split_heads
 from carrel.layers.rotary import RotaryEmbedding
+from carrel.layers.triton_weights import TritonInt4, TritonInt8
+from carrel.layers.weight_formats import Fp8Rows, WeightFormat
 
 
 class TritonOps:
@@ -42,6 +45,14 @@ class TritonOps:
 
     def l2_normalize(self, vectors: Tensor) -> Tensor:
         return pooling.l2_normalize(vectors)
+
+    def weight_format(self, quantization: Quantization) -> WeightFormat:
+        formats: dict[Quantization, WeightFormat] = {
+            "int8": TritonInt8(),
+            "int4": TritonInt4(),
+            "fp8": Fp8Rows(quantize_rows.quantize_rows),
+        }
+        return formats[quantization]
 
 
 class TritonRotator:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from carrel.errors import WeightsError
+from carrel.layers.weight_formats import set_parameter
 from carrel.models.config import read_json
 
 INDEX = "model.safetensors.index.json"
@@ -161,7 +162,7 @@ def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
     *path, last = name.split(".")
     for part in path:
         module = getattr(module, part)
-    setattr(module, last, nn.Parameter(tensor.contiguous(), requires_grad=False))
+    set_parameter(module, last, tensor)
 
 
 def _some(names: Sequence[str]) -> str:

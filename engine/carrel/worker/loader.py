@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from carrel.config import LoadFormat
+from carrel.config import LoadFormat, Quantization
 from carrel.layers.ops import ops_for
+from carrel.layers.quantized_linear import check_quantization, prepare_quantization
 from carrel.models.config import ModelConfig
 from carrel.models.decoder import Decoder
 from carrel.models.encoder import BertHead, Encoder, RobertaHead
@@ -21,13 +22,21 @@ from carrel.worker.random_weights import fill_randomly
 
 
 def load_runner(
-    folder: Path, config: ModelConfig, *, device: str, dtype: str, block_size: int, load_format: LoadFormat = "auto"
+    folder: Path,
+    config: ModelConfig,
+    *,
+    device: str,
+    dtype: str,
+    block_size: int,
+    load_format: LoadFormat = "auto",
+    quantization: Quantization | None = None,
 ) -> ModelRunner:
     """Read the weights in ``folder`` and make the runner for the task of ``config``.
 
     ``device`` is "cpu" or "cuda…" (never "auto"), ``dtype`` "auto" or a dtype by name, ``block_size`` tokens in one KV
-    block. With ``load_format`` "dummy" the weights are random and only config.json is read. A chat runner still needs
-    ``allocate_kv_cache``, on a GPU all runners need ``prepare``::
+    block. With ``load_format`` "dummy" the weights are random and only config.json is read. ``quantization`` is for
+    chat models; embedders and rerankers keep their weights exact. A chat runner still needs ``allocate_kv_cache``, on a
+    GPU all runners need ``prepare``::
 
         config = ModelConfig.from_folder(folder)
         runner = load_runner(folder, config, device="cpu", dtype="auto", block_size=16)
@@ -35,6 +44,7 @@ def load_runner(
     Raises:
         WeightsError: the weights are missing, damaged, pickled, or do not fit config.json.
         UnsupportedModelError: the dtype is not supported.
+        InvalidParamsError: the device cannot compute with weights quantised so.
     """
     family = family_of(config.architecture)
     checkpoint = None if load_format == "dummy" else Checkpoint(folder, family.prefix)
@@ -42,6 +52,10 @@ def load_runner(
     torch_dtype = resolve_dtype(dtype, stored, device)
     with torch.device("meta"):  # shapes only; loading puts the real tensors in
         model = (Decoder if config.is_decoder else Encoder)(config, ops_for(device))
+    if quantization is not None and config.task == "chat":
+        assert isinstance(model, Decoder), "only decoders chat"
+        check_quantization(quantization, device)
+        prepare_quantization(model.layers, model.lm_head or model.embed_tokens, quantization, model.ops)
     _fill(model, checkpoint, device, torch_dtype, model.ignored_weights)
     on_gpu = device.startswith("cuda")
     if config.task == "chat":

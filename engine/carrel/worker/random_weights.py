@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from carrel.layers.weight_formats import set_parameter
+
 VECTOR_STD = 0.02  # of biases, and of norms around one
 
 
@@ -23,11 +25,11 @@ def fill_randomly(module: nn.Module, *, device: str, dtype: torch.dtype, seed: i
     (torch.bfloat16, True)
     """
     generator = torch.Generator(device).manual_seed(seed)
-    for owner in module.modules():
+    for owner in list(module.modules()):  # packing a weight adds a module
         for name, parameter in list(owner.named_parameters(recurse=False)):
             centre = 1.0 if "norm" in type(owner).__name__.lower() and name == "weight" else 0.0
             weight = _draw(parameter.shape, centre, generator, device, dtype)
-            setattr(owner, name, nn.Parameter(weight, requires_grad=False))
+            set_parameter(owner, name, weight)
 
 
 def _draw(shape: torch.Size, centre: float, generator: torch.Generator, device: str, dtype: torch.dtype) -> Tensor:

@@ -31,6 +31,7 @@ class EngineConfig:
     """Options of one engine, with vLLM's names where vLLM has them."""
 
     device: str = "auto"  # "auto", "cpu", "cuda", "cuda:1"
+    tensor_parallel_size: int = 1  # processes that share each chat model: on GPUs one each, from ``device`` on
     dtype: DType = "auto"  # auto: the checkpoint's, or the nearest one that the device does well
     quantization: Quantization | None = None  # of chat models' weights, at load; vectors and scores stay exact
     max_model_len: int | None = None  # tokens of prompt and output; None: the model's own
@@ -49,7 +50,13 @@ class EngineConfig:
     seed: int = 0  # of requests that bring none
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_queued_requests", "block_size"):
+        for name in (
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "max_queued_requests",
+            "block_size",
+            "tensor_parallel_size",
+        ):
             if getattr(self, name) < 1:
                 raise InvalidParamsError(f"{name} must be at least 1, got {getattr(self, name)}.", param=name)
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from carrel.errors import CarrelError
+from carrel.errors import CarrelError, EngineDeadError
 from carrel.request import Request
 from carrel.scheduler import Scheduler
 from carrel.stats import SchedulerStats
@@ -99,6 +99,8 @@ class EngineCore:
     def _submit(self, batch: ModelBatch) -> PendingBatch:
         try:
             return self._executor.submit(batch)
+        except EngineDeadError:
+            raise
         except Exception as error:  # the second rung of the error ladder: this batch fails, the engine goes on
             return FinishedBatch(error)
 
@@ -114,5 +116,7 @@ class EngineCore:
 def _wait(batch: PendingBatch) -> list[RequestResult] | Exception:
     try:
         return batch.wait()
+    except EngineDeadError:  # the device is lost, not a batch
+        raise
     except Exception as error:  # the second rung again, for what shows only when the device is done
         return error

@@ -32,6 +32,7 @@ class Face:
         reranker_model: str | None = None,
         host: EngineHost | None = None,
         device: str = "auto",
+        tensor_parallel_size: int = 1,
         dtype: DType = "auto",
         quantization: Quantization | None = None,
         max_model_len: int | None = None,
@@ -49,6 +50,7 @@ class Face:
     ) -> None:
         config = EngineConfig(
             device=device,
+            tensor_parallel_size=tensor_parallel_size,
             dtype=dtype,
             quantization=quantization,
             max_model_len=max_model_len,

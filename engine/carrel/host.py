@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from carrel.config import EngineConfig, ModelSpec, Task
 from carrel.core import EngineCore
@@ -27,6 +27,7 @@ from carrel.matryoshka import is_matryoshka
 from carrel.metrics import EngineMetrics, EngineSnapshot
 from carrel.model_source import ModelSource, check_task, context_length, find_sources
 from carrel.models.config import ModelConfig
+from carrel.models.sharding import share_of
 from carrel.scheduler import Scheduler
 from carrel.step import Executor
 from carrel.worker.executor import DeviceExecutor
@@ -37,6 +38,7 @@ from carrel.worker.model_runner import ChatRunner, ModelRunner
 if TYPE_CHECKING:
     from carrel.chat_template import ChatTemplate
     from carrel.tokenizer import Tokenizer
+    from carrel.worker.team import Team
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,9 @@ class EngineHost:
         sources = find_sources(models, self.config)
         self.device = resolve_device(self.config.device)
         runners: dict[str, ModelRunner] = {}
+        self._team: Team | None = None
         try:
+            self._team = _open_team(sources, self.config, self.device)
             loaded = self._load(sources, runners)
             self.memory_plan = self._plan_memory(loaded, runners)
             self.models = {item.source.names[0]: _hosted(item, self.memory_plan) for item in loaded}
@@ -71,8 +75,12 @@ class EngineHost:
             core = EngineCore(self._make_scheduler(runners), self._executor, overlap=overlap)
         except BaseException:
             DeviceExecutor(runners).close()
+            if self._team is not None:
+                self._team.close()
             raise
         self.loop = EngineLoop(core, max_queued_requests=self.config.max_queued_requests)
+        if self._team is not None:
+            self._team.on_failure(self.loop.fail)
         logger.info("ready: %s", self.memory_plan.describe())
 
     # -- models
@@ -121,6 +129,8 @@ class EngineHost:
             self._closed = True
             self.loop.close(timeout)
             self._executor.close()
+            if self._team is not None:
+                self._team.close()
 
     def check_open(self) -> None:
         if self._closed:
@@ -166,18 +176,23 @@ class EngineHost:
         check_task(source, config.task)
         context_length(source, config)
         tokenizer = None if self.config.skip_tokenizer_init else _load_tokenizer(source.folder)
-        runners[key] = load_runner(
-            source.folder,
-            config,
-            device=self.device,
-            dtype=source.dtype,
-            block_size=self.config.block_size,
-            load_format=self.config.load_format,
-            quantization=self.config.quantization,
-        )
+        runners[key] = self._load_runner(source, config)
         megabytes = runners[key].weights_bytes / 1e6
         logger.info("loaded %s: %.1f MB of weights in %.1f s", key, megabytes, time.monotonic() - started)
         return LoadedModel(source, key, config, tokenizer)
+
+    def _load_runner(self, source: ModelSource, config: ModelConfig) -> ModelRunner:
+        options: dict[str, Any] = {
+            "dtype": source.dtype,
+            "block_size": self.config.block_size,
+            "load_format": self.config.load_format,
+            "quantization": self.config.quantization,
+        }
+        if self._team is None or config.task != "chat":
+            return load_runner(source.folder, config, device=self.device, **options)
+        from carrel.worker.lead_runner import load_lead_runner
+
+        return load_lead_runner(self._team, source.folder, config, options)
 
     def _plan_memory(self, loaded: Sequence[LoadedModel], runners: Mapping[str, ModelRunner]) -> MemoryPlan:
         asked = {item.runner_key: item.source.max_model_len for item in loaded if item.config.task == "chat"}
@@ -216,6 +231,28 @@ class LoadedModel:
     runner_key: str
     config: ModelConfig
     tokenizer: Tokenizer | None
+
+
+def _open_team(sources: Sequence[ModelSource], config: EngineConfig, device: str) -> Team | None:
+    """The ranks beside this one, when chat models are shared out. All is checked before a process is started.
+
+    Raises:
+        InvalidParamsError: too few GPUs, no chat model, or one that cannot be shared out so.
+    """
+    size = config.tensor_parallel_size
+    if size == 1:
+        return None
+    configs = [ModelConfig.from_folder(folder) for folder in dict.fromkeys(source.folder for source in sources)]
+    chats = [found for found in configs if found.task == "chat"]
+    if not chats:
+        message = f"tensor_parallel_size={size} is for chat models, and none is hosted; leave it out."
+        raise InvalidParamsError(message, param="tensor_parallel_size")
+    for chat in chats:
+        share_of(chat, size)
+    from carrel.worker.lead_runner import rank_devices  # loads torch's collectives
+    from carrel.worker.team import Team
+
+    return Team(rank_devices(device, size))
 
 
 def _hosted(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:

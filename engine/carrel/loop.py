@@ -7,7 +7,8 @@ The error ladder, from the smallest harm to the largest::
     result.error            that request ends with it           (the scheduler)
     a batch raised          its requests end                    (the core)
     a mailbox raised        its reader is gone: its requests are aborted
-    anything else raised    every request ends with EngineDeadError, and so does every later submit()
+    the device is lost      every request ends with EngineDeadError, and so does every later submit()
+    anything else raised    likewise
 
 Every accepted request ends in exactly one terminal output. The book of that is ``_open``: submit() enters a request,
 and whoever takes it out, under the lock, delivers its end: a step, an abort, close() or the death of the loop.
@@ -103,6 +104,18 @@ class EngineLoop:
                 if in_order:
                     self._delivering.release()
 
+    def fail(self, error: EngineDeadError) -> None:
+        """The device is lost: end every open request with ``error``, and refuse the later ones. From any thread.
+
+        Waits for no step: the thread may hang in one. It ends when it comes back.
+        """
+        with self._changed:
+            if self._death is not None:
+                return
+            self._death = error
+            self._changed.notify()
+        self._deliver_ends("error", lambda: _engine_dead(error))
+
     @property
     def is_alive(self) -> bool:
         """Whether requests are accepted."""
@@ -144,11 +157,15 @@ class EngineLoop:
             self._die(error)
 
     def _wait_for_work(self) -> bool:
-        """Sleep until there is something to do. False: the engine is closing."""
+        """Sleep until there is something to do. False: the engine is closing, or dead."""
         with self._changed:
-            while not (self._closing or self._arrivals or self._aborts or self._core.has_work):
+            while not (self._ends or self._arrivals or self._aborts or self._core.has_work):
                 self._changed.wait()
-            return not self._closing
+            return not self._ends
+
+    @property
+    def _ends(self) -> bool:
+        return self._closing or self._death is not None
 
     def _take_inbox(self) -> list[EngineOutput]:
         with self._changed:
@@ -191,7 +208,7 @@ class EngineLoop:
 
     def _die(self, error: BaseException) -> None:
         with self._changed:
-            self._death = error
+            self._death = self._death or error
         with contextlib.suppress(Exception):  # give back what can be given back; the book below is what counts
             self._core.fail_all(_engine_dead(error))
         self._deliver_ends("error", lambda: _engine_dead(error))
@@ -220,6 +237,7 @@ def _post(mailbox: Mailbox, outputs: list[EngineOutput]) -> bool:
 
 
 def _engine_dead(cause: BaseException) -> EngineDeadError:
-    error = EngineDeadError(f"The engine stopped because of an error: {cause!r}. Make a new engine to go on.")
+    reason = str(cause) if isinstance(cause, EngineDeadError) else f"{cause!r}."
+    error = EngineDeadError(f"The engine stopped because of an error: {reason} Make a new engine to go on.")
     error.__cause__ = cause
     return error

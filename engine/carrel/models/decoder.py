@@ -17,17 +17,18 @@ from torch import Tensor, nn
 
 from carrel.layers.attention import LayerCache
 from carrel.layers.attention_plan import AttentionPlan
-from carrel.layers.embedding import Embedding
 from carrel.layers.linear import Linear
 from carrel.layers.norm import RMSNorm
 from carrel.layers.ops import HeadNorms, Ops, Rotator
+from carrel.layers.parallel import Alone, ParallelGroup, Split, VocabularyEmbedding, gather_logits, share
 from carrel.layers.rotary import RotaryEmbedding
 from carrel.models.config import ModelConfig
 
 
 class DecoderAttention(nn.Module):
-    def __init__(self, config: ModelConfig, window: int | None, ops: Ops) -> None:
+    def __init__(self, config: ModelConfig, window: int | None, ops: Ops, group: ParallelGroup) -> None:
         super().__init__()
+        self.group = group
         self.head_dim = config.head_dim
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.window, self.backend = window, ops.attention
@@ -41,7 +42,7 @@ class DecoderAttention(nn.Module):
         qkv = self.qkv_proj(x)  # [num_tokens, rows * head_dim]
         query, key, value = rotate(qkv, self.num_heads, self.num_kv_heads, self._head_norms(), cache)
         out: Tensor = self.o_proj(self.backend.forward(query, key, value, cache, plan, self.window))
-        return out
+        return self.group.all_reduce(out)
 
     def _head_norms(self) -> HeadNorms | None:
         if self.q_norm is None or self.k_norm is None:
@@ -50,12 +51,12 @@ class DecoderAttention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    def __init__(self, config: ModelConfig, window: int | None, ops: Ops) -> None:
+    def __init__(self, config: ModelConfig, window: int | None, ops: Ops, group: ParallelGroup) -> None:
         super().__init__()
         size, inner = config.hidden_size, config.intermediate_size
-        self.ops = ops
+        self.ops, self.group = ops, group
         self.input_layernorm = RMSNorm(size, config.norm_eps, ops)
-        self.self_attn = DecoderAttention(config, window, ops)
+        self.self_attn = DecoderAttention(config, window, ops, group)
         self.post_attention_layernorm = RMSNorm(size, config.norm_eps, ops)
         self.gate_up_proj = Linear(size, 2 * inner, config.mlp_bias)
         self.down_proj = Linear(inner, size, config.mlp_bias)
@@ -67,21 +68,27 @@ class DecoderLayer(nn.Module):
         x, residual = self.input_layernorm.add(x, residual)
         x = self.self_attn(x, rotate, cache, plan)
         x, residual = self.post_attention_layernorm.add(x, residual)
-        return self.down_proj(self.ops.silu_and_mul(self.gate_up_proj(x))), residual
+        x = self.down_proj(self.ops.silu_and_mul(self.gate_up_proj(x)))
+        return self.group.all_reduce(x), residual
 
 
 class Decoder(nn.Module):
-    """A causal language model, or an embedder made of one (no head)."""
+    """A causal language model, or an embedder made of one (no head).
 
-    def __init__(self, config: ModelConfig, ops: Ops) -> None:
+    In a ``group`` of several ranks ``config`` is one rank's share (``models/sharding.py``).
+    """
+
+    def __init__(self, config: ModelConfig, ops: Ops, group: ParallelGroup | None = None) -> None:
         super().__init__()
         assert config.rope is not None, "a decoder rotates its queries and keys"
-        self.ops = ops
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, window, ops) for window in config.sliding_windows)
+        group = group or Alone()
+        self.ops, self.group, self.vocab_size = ops, group, config.vocab_size
+        self.embed_tokens = VocabularyEmbedding(config.vocab_size, config.hidden_size, group)
+        self.layers = nn.ModuleList(DecoderLayer(config, window, ops, group) for window in config.sliding_windows)
         self.norm = RMSNorm(config.hidden_size, config.norm_eps, ops)
         has_head = config.task == "chat" and not config.tie_word_embeddings
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False) if has_head else None
+        num_rows = share(config.vocab_size, group.size)
+        self.lm_head = Linear(config.hidden_size, num_rows, bias=False) if has_head else None
         self.rotary = RotaryEmbedding(config.head_dim, config.rope, config.max_positions)
 
     def forward(
@@ -97,10 +104,8 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[n, hidden_size] → [n, vocab_size], in the model's dtype."""
-        if self.lm_head is None:
-            return self.embed_tokens.logits(hidden)
-        out: Tensor = self.lm_head(hidden)
-        return out
+        local: Tensor = self.embed_tokens.logits(hidden) if self.lm_head is None else self.lm_head(hidden)
+        return gather_logits(local, self.group, self.vocab_size)
 
     def weight_sources(self) -> dict[str, list[str]]:
         """Which tensors of a checkpoint make up each parameter."""
@@ -113,6 +118,19 @@ class Decoder(nn.Module):
             yield from (name.replace("gate_up_proj", f"mlp.{part}_proj") for part in ("gate", "up"))
         else:
             yield name.replace(".down_proj.", ".mlp.down_proj.")
+
+    def weight_splits(self) -> dict[str, Split]:
+        """Which slice of those tensors a rank has, for the parameters that are shared out."""
+        return {name: split for name, _ in self.named_parameters() if (split := self._split(name)) is not None}
+
+    def _split(self, name: str) -> Split | None:
+        if name in ("embed_tokens.weight", "lm_head.weight"):
+            return Split("vocabulary", self.vocab_size)
+        if ".qkv_proj." in name or ".gate_up_proj." in name:
+            return Split("rows")
+        if ".o_proj." in name or ".down_proj." in name:
+            return Split("first" if name.endswith("bias") else "columns")
+        return None
 
     @property
     def ignored_weights(self) -> tuple[str, ...]:

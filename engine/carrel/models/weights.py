@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from carrel.errors import WeightsError
+from carrel.layers.parallel import Alone, ParallelGroup, Split, share
 from carrel.layers.weight_formats import set_parameter
 from carrel.models.config import read_json
 
@@ -45,11 +46,15 @@ class Checkpoint:
     def names(self) -> set[str]:
         return set(self._names)
 
-    def load(self, name: str) -> Tensor:
-        """The tensor called ``name``, on the CPU in the dtype of the file."""
+    def load(self, name: str, split: Split | None = None, group: ParallelGroup | None = None) -> Tensor:
+        """The tensor called ``name``, on the CPU in the dtype of the file; with ``split`` this rank's slice of it."""
         path, stored = self._names[name]
         try:
-            tensor: Tensor = self._files[path].get_tensor(stored)
+            tensor: Tensor
+            if split is None or group is None or group.size == 1:
+                tensor = self._files[path].get_tensor(stored)
+            else:
+                tensor = _slice(self._files[path].get_slice(stored), split, group)
         except SafetensorError as error:
             raise WeightsError(
                 f"{path}: tensor {stored} cannot be read ({error}); download the model again."
@@ -64,6 +69,25 @@ class Checkpoint:
             if name in names:
                 return names[name]
         raise WeightsError(f"{self.folder} holds no floating-point weights; use the bf16, fp16 or fp32 checkpoint.")
+
+
+def _slice(stored: Any, split: Split, group: ParallelGroup) -> Tensor:
+    """``stored`` is a slice of safetensors: only what is asked for is read."""
+    shape = stored.get_shape()
+    if split.kind == "first":
+        whole: Tensor = stored[:]
+        return whole if group.rank == 0 else torch.zeros_like(whole)
+    dim = 1 if split.kind == "columns" else 0
+    fits = shape[0] == split.whole if split.kind == "vocabulary" else shape[dim] % group.size == 0
+    if not fits:
+        return cast(Tensor, stored[:])  # its shape will be found wrong
+    count = share(shape[dim], group.size)
+    start = min(group.rank * count, shape[dim])
+    end = min(start + count, shape[dim])
+    part: Tensor = stored[:, start:end] if dim else stored[start:end]
+    if dim or end - start == count:
+        return part
+    return torch.cat((part, part.new_zeros(count - (end - start), *part.shape[1:])))
 
 
 def _plain_name(name: str, prefix: str) -> str:
@@ -111,8 +135,12 @@ def load_weights(
     device: str,
     dtype: torch.dtype,
     ignored: Iterable[str] = (),
+    splits: Mapping[str, Split] | None = None,
+    group: ParallelGroup | None = None,
 ) -> None:
     """Fill every parameter of ``module`` from ``checkpoint``; those of ``ignored`` prefixes may be left over.
+
+    In a ``group`` of several ranks, of the parameters in ``splits`` only this rank's slice is read.
 
     Raises:
         WeightsError: tensors are missing, unexpected or of another shape; the message names them.
@@ -121,9 +149,10 @@ def load_weights(
     _check_names(checkpoint, used, tuple(ignored))
     parameters = dict(module.named_parameters())
     assert set(parameters) == set(sources), "a model names the sources of exactly its parameters"
+    splits, group = splits or {}, group or Alone()
     wrong: list[str] = []
     for name, parameter in parameters.items():
-        tensor = _join([checkpoint.load(source) for source in sources[name]])
+        tensor = _join([checkpoint.load(source, splits.get(name), group) for source in sources[name]])
         if tensor is None or tensor.shape != parameter.shape:
             found = "shapes that do not join" if tensor is None else str(tuple(tensor.shape))
             wrong.append(f"{' + '.join(sources[name])}: {found}, expected {tuple(parameter.shape)}")

@@ -8,11 +8,13 @@ import torch
 
 from carrel.config import LoadFormat, Quantization
 from carrel.layers.ops import ops_for
+from carrel.layers.parallel import Alone, ParallelGroup
 from carrel.layers.quantized_linear import check_quantization, prepare_quantization
 from carrel.models.config import ModelConfig
 from carrel.models.decoder import Decoder
 from carrel.models.encoder import BertHead, Encoder, RobertaHead
 from carrel.models.registry import family_of
+from carrel.models.sharding import share_of
 from carrel.models.weights import Checkpoint, load_weights
 from carrel.worker.cuda_pooling import CudaEmbeddingRunner, CudaRerankRunner
 from carrel.worker.cuda_runner import CudaChatRunner
@@ -44,24 +46,22 @@ def load_runner(
     Raises:
         WeightsError: the weights are missing, damaged, pickled, or do not fit config.json.
         UnsupportedModelError: the dtype is not supported.
-        InvalidParamsError: the device cannot compute with weights quantised so.
     """
-    family = family_of(config.architecture)
-    checkpoint = None if load_format == "dummy" else Checkpoint(folder, family.prefix)
-    stored = config.dtype or (checkpoint.dtype() if checkpoint else "bfloat16")
-    torch_dtype = resolve_dtype(dtype, stored, device)
+    if config.task == "chat":
+        return load_chat_runner(
+            folder,
+            config,
+            device=device,
+            dtype=dtype,
+            block_size=block_size,
+            load_format=load_format,
+            quantization=quantization,
+        )
+    checkpoint, torch_dtype = _open(folder, config, device, dtype, load_format)
     with torch.device("meta"):  # shapes only; loading puts the real tensors in
         model = (Decoder if config.is_decoder else Encoder)(config, ops_for(device))
-    if quantization is not None and config.task == "chat":
-        assert isinstance(model, Decoder), "only decoders chat"
-        check_quantization(quantization, device)
-        prepare_quantization(model.layers, model.lm_head or model.embed_tokens, quantization, model.ops)
     _fill(model, checkpoint, device, torch_dtype, model.ignored_weights)
     on_gpu = device.startswith("cuda")
-    if config.task == "chat":
-        assert isinstance(model, Decoder), "only decoders chat"
-        chat = CudaChatRunner if on_gpu else ChatRunner
-        return chat(config, model, device=device, dtype=torch_dtype, block_size=block_size)
     if config.task == "embedding":
         embedding = CudaEmbeddingRunner if on_gpu else EmbeddingRunner
         return embedding(config, model, device=device, dtype=torch_dtype, block_size=block_size)
@@ -69,6 +69,45 @@ def load_runner(
     head = _load_head(config, checkpoint, device)
     rerank = CudaRerankRunner if on_gpu else RerankRunner
     return rerank(config, model, head, device=device, dtype=torch_dtype, block_size=block_size)
+
+
+def load_chat_runner(
+    folder: Path,
+    config: ModelConfig,
+    *,
+    device: str,
+    dtype: str,
+    block_size: int,
+    load_format: LoadFormat = "auto",
+    quantization: Quantization | None = None,
+    group: ParallelGroup | None = None,
+) -> ChatRunner:
+    """As :func:`load_runner`, for a chat model. In a ``group`` of several ranks: this rank's share of it.
+
+    Raises:
+        InvalidParamsError: the model cannot be shared out among so many ranks, or the device cannot compute so.
+    """
+    group = group or Alone()
+    part = share_of(config, group.size)
+    checkpoint, torch_dtype = _open(folder, config, device, dtype, load_format)
+    with torch.device("meta"):
+        model = Decoder(part, ops_for(device), group)
+    if quantization is not None:
+        check_quantization(quantization, device)
+        prepare_quantization(model.layers, model.lm_head or model.embed_tokens, quantization, model.ops)
+    _fill(model, checkpoint, device, torch_dtype, model.ignored_weights, group)
+    runner = CudaChatRunner if device.startswith("cuda") else ChatRunner
+    return runner(part, model, device=device, dtype=torch_dtype, block_size=block_size)
+
+
+def _open(
+    folder: Path, config: ModelConfig, device: str, dtype: str, load_format: LoadFormat
+) -> tuple[Checkpoint | None, torch.dtype]:
+    """The weights' files, None for random weights, and the dtype to compute in."""
+    family = family_of(config.architecture)
+    checkpoint = None if load_format == "dummy" else Checkpoint(folder, family.prefix)
+    stored = config.dtype or (checkpoint.dtype() if checkpoint else "bfloat16")
+    return checkpoint, resolve_dtype(dtype, stored, device)
 
 
 def _load_head(config: ModelConfig, checkpoint: Checkpoint | None, device: str) -> BertHead | RobertaHead:
@@ -86,8 +125,11 @@ def _fill(
     device: str,
     dtype: torch.dtype,
     ignored: tuple[str, ...],
+    group: ParallelGroup | None = None,
 ) -> None:
+    splits = module.weight_splits() if isinstance(module, Decoder) else {}
     if checkpoint is None:
-        fill_randomly(module, device=device, dtype=dtype)
-    else:
-        load_weights(module, checkpoint, module.weight_sources(), device=device, dtype=dtype, ignored=ignored)
+        fill_randomly(module, device=device, dtype=dtype, splits=splits, group=group)
+        return
+    sources = module.weight_sources()
+    load_weights(module, checkpoint, sources, device=device, dtype=dtype, ignored=ignored, splits=splits, group=group)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +21,14 @@ from carrel.step import FinishedBatch, PendingBatch, RequestResult, ScheduledReq
 from carrel.worker.forward_batch import ForwardBatch, build_batch
 from carrel.worker.pooler import Pooler
 from carrel.worker.step_limits import StepLimits
-from carrel.worker.step_sampler import sample_on_host
+from carrel.worker.step_sampler import HostSampler, StepSampler
 from carrel.worker.vectors import PooledStep, ReadBack
 
 
 class ModelRunner(ABC):
     """One hosted model on its device."""
 
-    is_asynchronous: ClassVar[bool] = False  # whether submit returns before the device is done
+    is_asynchronous: bool = False  # whether submit returns before the device is done
 
     def __init__(
         self, config: ModelConfig, model: Decoder | Encoder, *, device: str, dtype: torch.dtype, block_size: int
@@ -97,6 +96,17 @@ class ChatRunner(ModelRunner):
 
     model: Decoder
 
+    def __init__(
+        self, config: ModelConfig, model: Decoder, *, device: str, dtype: torch.dtype, block_size: int
+    ) -> None:
+        super().__init__(config, model, device=device, dtype=dtype, block_size=block_size)
+        self.sampler: StepSampler = HostSampler()
+
+    @property
+    def captured_sizes(self) -> list[int]:
+        """Batch sizes that have a CUDA graph."""
+        return []
+
     @property
     def kv_bytes_per_block(self) -> int:
         config = self.config
@@ -121,8 +131,8 @@ class ChatRunner(ModelRunner):
         results = [RequestResult() for _ in batch.requests]
         if batch.sampled:
             items = [batch.requests[index] for index in batch.sampled]
-            sampled = sample_on_host(self.model.logits(hidden[batch.logits_indices]), items)
-            for index, result in zip(batch.sampled, sampled, strict=True):
+            sampled = self.sampler.sample(self.model.logits(hidden[batch.logits_indices]), items)
+            for index, result in zip(batch.sampled, sampled.results(), strict=True):
                 results[index] = result
         return results
 

@@ -7,16 +7,29 @@ embedding, decide the next token. The same seed, device and dtype give the same 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from carrel.layers.parallel import Alone, ParallelGroup, Split
 from carrel.layers.weight_formats import set_parameter
 
 VECTOR_STD = 0.02  # of biases, and of norms around one
 
 
-def fill_randomly(module: nn.Module, *, device: str, dtype: torch.dtype, seed: int = 0) -> None:
+def fill_randomly(
+    module: nn.Module,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    seed: int = 0,
+    splits: Mapping[str, Split] | None = None,
+    group: ParallelGroup | None = None,
+) -> None:
     """Give every parameter of ``module`` (on the meta device) a random tensor, made on ``device`` itself.
+
+    In a ``group`` of several ranks each draws its own slices of the parameters in ``splits``, and all the same rest.
 
     >>> with torch.device("meta"):
     ...     linear = nn.Linear(3, 2)
@@ -24,11 +37,16 @@ def fill_randomly(module: nn.Module, *, device: str, dtype: torch.dtype, seed: i
     >>> linear.weight.dtype, bool(linear.weight.isfinite().all())
     (torch.bfloat16, True)
     """
-    generator = torch.Generator(device).manual_seed(seed)
-    for owner in list(module.modules()):  # packing a weight adds a module
+    splits, group = splits or {}, group or Alone()
+    common = torch.Generator(device).manual_seed(seed)
+    own = common if group.size == 1 else torch.Generator(device).manual_seed(seed + 1 + group.rank)
+    for path, owner in list(module.named_modules()):  # packing a weight adds a module
         for name, parameter in list(owner.named_parameters(recurse=False)):
+            split = splits.get(f"{path}.{name}")
             centre = 1.0 if "norm" in type(owner).__name__.lower() and name == "weight" else 0.0
-            weight = _draw(parameter.shape, centre, generator, device, dtype)
+            weight = _draw(parameter.shape, centre, own if split else common, device, dtype)
+            if split is not None and split.kind == "first" and group.rank:
+                weight.zero_()
             set_parameter(owner, name, weight)
 
 

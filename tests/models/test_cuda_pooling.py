@@ -54,6 +54,14 @@ def test_different_wishes_in_one_step(tiny_models):
     assert "dimensions must be at most" in str(wrong.error)
 
 
+def test_warming_up_leaves_no_trace(tiny_models):
+    runner = open_cuda_runner(tiny_models("qwen3-last"))
+    runner.warm_up(StepLimits(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=64))
+    expected = open_runner(tiny_models("qwen3-last"), dtype="float32").execute(inputs())
+    for got, plain in zip(runner.execute(inputs()), expected, strict=True):
+        np.testing.assert_allclose(got.pooled, plain.pooled, atol=2e-5)
+
+
 def test_a_closed_runner_holds_nothing(tiny_models):
     runner = open_cuda_runner(tiny_models("bert-mean"))
     runner.execute(inputs())

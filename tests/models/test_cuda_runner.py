@@ -10,6 +10,7 @@ from carrel.worker.cuda_graph import graph_sizes
 from carrel.worker.cuda_runner import CudaChatRunner
 from carrel.worker.loader import load_runner
 from carrel.worker.step_limits import StepLimits
+from carrel.worker.warm_up import chat_warm_ups
 from driving import BLOCK_SIZE, NUM_BLOCKS, Driver, chat_request, open_runner, random_ids
 from packed_ops import PackedOps, as_on_a_gpu
 
@@ -126,3 +127,21 @@ def test_a_closed_runner_holds_nothing(tiny_models):
     runner.close()
     assert runner.graphs.sizes == []
     assert runner.caches == []
+
+
+def test_warming_up_leaves_no_trace_but_in_the_cache(tiny_models):
+    runner = open_cuda_runner(tiny_models("qwen3"))
+    runner.warm_up()
+    plain = open_runner(tiny_models("qwen3"), dtype="float32")
+    assert Driver(runner).generate(requests_of(4), 4) == Driver(plain).generate(requests_of(4), 4)
+
+
+def test_warm_ups_keep_to_the_limits():
+    for limits in (LIMITS, StepLimits(1, 2, 5), StepLimits(256, 8192, 40960)):
+        steps = chat_warm_ups(limits, BLOCK_SIZE, num_blocks=4)
+        for items in steps:
+            assert len(items) <= limits.max_num_seqs
+            assert sum(item.num_scheduled_tokens for item in items) <= limits.max_tokens
+            assert all(item.num_tokens <= limits.max_model_len for item in items)
+            assert all(block < 4 for item in items for block in item.block_table)
+    assert len(chat_warm_ups(StepLimits(256, 8192, 40960), 16, num_blocks=1000)) == 24

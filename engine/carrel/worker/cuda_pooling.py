@@ -25,6 +25,7 @@ from carrel.worker.model_runner import EmbeddingRunner, PoolingRunner, RerankRun
 from carrel.worker.pending_step import PendingStep
 from carrel.worker.step_limits import StepLimits
 from carrel.worker.vectors import PooledStep
+from carrel.worker.warm_up import pooling_warm_ups
 
 
 class PoolingInputs:
@@ -93,6 +94,13 @@ class CudaPooling(PoolingRunner):
         self.stream.join()
         with self.stream.active():
             self.inputs.make_room(_layout(limits.max_tokens, limits.max_tokens).num_words)
+        if self.stream.stream is not None:
+            self.warm_up(limits)
+
+    def warm_up(self, limits: StepLimits) -> None:
+        """Compile what serving needs."""
+        for items in pooling_warm_ups(limits):
+            self.execute(items)
 
     def measured_bytes(self, limits: StepLimits, *, enforce_eager: bool = False) -> int | None:
         """Runs the largest steps."""

@@ -29,6 +29,7 @@ from carrel.worker.model_runner import ChatRunner
 from carrel.worker.pending_step import PendingStep
 from carrel.worker.step_limits import StepLimits
 from carrel.worker.step_sampler import SampledStep
+from carrel.worker.warm_up import chat_warm_ups
 
 
 class CudaChatRunner(ChatRunner):
@@ -67,6 +68,15 @@ class CudaChatRunner(ChatRunner):
             capture = CudaCapture(self.stream)
         if capture is not None and not enforce_eager:
             self._capture(capture, graph_sizes(limits.max_num_seqs))
+        if self.stream.stream is not None:
+            self.warm_up()
+
+    def warm_up(self) -> None:
+        """Compile what serving needs. Before any request: it writes into the cache."""
+        num_blocks = self.caches[0].keys.shape[1]
+        for items in chat_warm_ups(self.inputs.limits, self.block_size, num_blocks):
+            self.execute(items)
+            self.release([item.request.request_id for item in items])
 
     def measured_bytes(self, limits: StepLimits, *, enforce_eager: bool = False) -> int | None:
         """Runs the largest steps, and captures two graphs, over a cache of a few blocks."""

@@ -71,16 +71,13 @@ class ChatStep:
     items: Sequence[ScheduledRequest]
     shape: StepShape
     sampled: list[int]  # [num_samples] index into ``items``
+    sampled_items: Sequence[ScheduledRequest]  # [num_samples]
     rows: IntArray  # [len(items)] on the host
     num_decodes: int
     max_query_len: int
     max_seq_len: int
     is_fresh: bool
     tensors: Tensors
-
-    @property
-    def sampled_items(self) -> list[ScheduledRequest]:
-        return [self.items[index] for index in self.sampled]
 
 
 class ChatInputs:
@@ -114,7 +111,8 @@ class ChatInputs:
             shape = StepShape(num_tokens, len(items), len(sampled), travels)
         else:
             shape = StepShape.decode(num_padded, travels)
-        step = ChatStep(items, shape, sampled, rows, *_bounds(starts, counts), tensors={})
+        samplers = items if len(sampled) == len(items) else [items[index] for index in sampled]
+        step = ChatStep(items, shape, sampled, samplers, rows, *_bounds(starts, counts), tensors={})
         layout = self._layout(shape, keep=num_padded is not None)
         arrays = self.buffers.stage(layout, keep=num_padded is not None)
         self._fill(step, arrays, starts, counts)

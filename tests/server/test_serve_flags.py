@@ -107,7 +107,7 @@ def test_keys_of_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     [
         (["--tensor-parallel-size", "2"], "one device"),
         (["-tp", "4"], "one device"),
-        (["--quantization", "awq"], "--quantization is not supported by carrel yet"),
+        (["--quantization", "awq"], "quantization must be one of int8, int4, fp8, got 'awq'"),
         (["--enable-auto-tool-choice"], "--enable-auto-tool-choice is not supported by carrel yet"),
         (["--tool-call-parser", "hermes"], "--tool-call-parser is not supported"),
         (["--reasoning-parser", "qwen3"], "--reasoning-parser is not supported"),
@@ -151,6 +151,12 @@ def test_values_spread_only_after_the_model() -> None:
         "--port",
         "1",
     ]
+
+
+@pytest.mark.parametrize(("value", "meaning"), [("int8", "int8"), ("int4", "int4"), ("fp8", "fp8"), ("none", None)])
+def test_quantization(value: str, meaning: str | None) -> None:
+    assert plan("m", "-q", value).engine.quantization == meaning
+    assert plan("m").engine.quantization is None
 
 
 def test_a_template_may_be_a_file_or_text(tmp_path: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from carrel.config import DType, ModelSpec, Task
+from carrel.config import QUANTIZATIONS, DType, ModelSpec, Quantization, Task
 
 DTYPES: dict[str, DType] = {
     "auto": "auto",
@@ -113,6 +113,19 @@ def dtype_of(value: str) -> DType:
     if value not in DTYPES:
         raise click.BadParameter(f"dtype must be one of {', '.join(DTYPES)}; got {value!r}.")
     return DTYPES[value]
+
+
+def quantization_of(value: str) -> Quantization | None:
+    """How chat models' weights are kept; "none" as they are in the checkpoint."""
+    if value.lower() == "none":
+        return None
+    found = next((name for name in QUANTIZATIONS if name == value), None)
+    if found is None:
+        raise click.BadParameter(
+            f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {value!r}; the checkpoint itself is bf16, "
+            "fp16 or fp32."
+        )
+    return found
 
 
 MODEL_KEYS: dict[str, Any] = {

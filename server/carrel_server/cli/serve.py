@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from carrel_server.cli.parameters import DTYPES, TASKS, count, json_object, model_option, optional_count, read_template
+from carrel_server.cli.parameters import (
+    DTYPES,
+    TASKS,
+    count,
+    json_object,
+    model_option,
+    optional_count,
+    quantization_of,
+    read_template,
+)
 from carrel_server.cli.vllm_flags import foreign_flags
 
 MODEL = "NAME[,key=value…]"
@@ -59,6 +68,7 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.option("--api-key", multiple=True, help="Asked of every route but health. Also VLLM_API_KEY, CARREL_API_KEY.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="auto", show_default=True)
+@click.option("--quantization", "-q", type=quantization_of, metavar="int8|int4|fp8", help="Of chat models, at load.")
 @click.option("--max-model-len", type=optional_count, metavar="COUNT", help="Tokens of prompt and answer, e.g. 32k.")
 @click.option("--max-num-seqs", type=count, default=256, show_default=True, help="Chat requests in one step.")
 @click.option("--max-num-batched-tokens", type=count, default=2048, show_default=True, help="Tokens in one step.")

@@ -18,6 +18,7 @@ STARTERS = ("starter/reader", "starter/embedding", "starter/reranker")
 KEY_VARIABLES = ("VLLM_API_KEY", "CARREL_API_KEY")
 ENGINE_OPTIONS = (
     "device",
+    "quantization",
     "max_model_len",
     "max_num_seqs",
     "max_num_batched_tokens",

@@ -40,7 +40,6 @@ NOT_YET = (
     ForeignFlag(("--tensor-parallel-size", "-tp"), ONE_DEVICE, harmless=("1",)),
     ForeignFlag(("--pipeline-parallel-size", "-pp"), ONE_DEVICE, harmless=("1",)),
     ForeignFlag(("--data-parallel-size", "-dp"), ONE_DEVICE, harmless=("1",)),
-    _not_yet("--quantization", "-q", harmless=("none", "None")),
     _not_yet("--kv-cache-dtype", harmless=("auto",)),
     _not_yet("--enable-auto-tool-choice", takes_value=False),
     _not_yet("--tool-call-parser"),

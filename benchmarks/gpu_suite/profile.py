@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,15 +22,19 @@ def profiled(context: Context, name: str, work: Callable[[], Any]) -> None:
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as profiler:
         work()
         torch.cuda.synchronize()
+    context.profile(name, longest(profiler.events() or (), "CUDA"))
+
+
+def longest(events: Iterable[Any], device_type: str) -> list[dict[str, Any]]:
+    """The names on which ``events`` of a type of device spent most time, with their share of all."""
     times: Counter[str] = Counter()
     counts: Counter[str] = Counter()
-    for event in profiler.events() or ():
-        if event.device_type.name == "CUDA":
+    for event in events:
+        if event.device_type.name == device_type:
             times[event.name] += event.time_range.elapsed_us()
             counts[event.name] += 1
-    total = sum(times.values())
-    kernels = [
-        {"name": kernel, "share": round(spent / total, 4), "microseconds": round(spent), "count": counts[kernel]}
-        for kernel, spent in times.most_common(TOP)
+    total = max(1, sum(times.values()))
+    return [
+        {"name": name, "share": round(spent / total, 4), "microseconds": round(spent), "count": counts[name]}
+        for name, spent in times.most_common(TOP)
     ]
-    context.profile(name, kernels)

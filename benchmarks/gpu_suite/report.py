@@ -81,6 +81,14 @@ class Report:
             partial.write_text(json.dumps(self.as_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
             partial.replace(self.path)
 
+    def announce(self, section: str) -> None:
+        """A line about a section that has ended, for who watches."""
+        state = self.sections[section]
+        verdicts = [check["passed"] for check in self.checks if check["section"] == section]
+        checks = f", {sum(verdicts)} of {len(verdicts)} checks pass" if verdicts else ""
+        seconds = "" if state["seconds"] is None else f"{state['seconds']:.1f} s"
+        print(f"{section:<28} {seconds:>8}{checks}{', BROKEN' if state['error'] else ''}", flush=True)
+
     def as_json(self) -> dict[str, Any]:
         strip = [{key: value for key, value in check.items() if key != "event"} for check in self.checks]
         return {

@@ -26,7 +26,7 @@ from gpu_suite.report import Report
 from gpu_suite.section import MARK, Section
 
 LAST_WORDS = 4000  # characters of a dead worker's output that the report keeps
-START_SECONDS = 40.0  # for a process to import torch and reach its first section, beside others that do the same
+START_SECONDS = 60.0  # for a process to import torch and reach its first section, beside others that do the same
 GRACE_SECONDS = 3.0  # beyond its budget, for a section that watches the clock itself
 LEAST_SECONDS = 5.0  # with less left, nothing more is started
 
@@ -64,7 +64,7 @@ class Supervisor:
 
     def _run_worker(self, sections: list[Section]) -> list[Section]:
         """Run one process; return what it left undone."""
-        process = self._start(sections)
+        process = self._start(sections, threads=4 if self._slots > 1 and sections[0].is_check else 0)
         assert process.stdout is not None, "the worker's output is a pipe"
         watch = _Watch(sections, self._report)
         lines: queue.Queue[str | None] = queue.Queue()
@@ -87,7 +87,8 @@ class Supervisor:
             reader.join(timeout=5.0)
             process.stdout.close()
 
-    def _start(self, sections: list[Section]) -> subprocess.Popen[str]:
+    def _start(self, sections: list[Section], *, threads: int) -> subprocess.Popen[str]:
+        """``threads`` of torch on the CPU, for processes side by side; 0: as many as it takes by itself."""
         options = self._options
         command = [sys.executable, str(self._program), "--device", options.device]
         command += ["--tiny"] if options.tiny else []
@@ -95,6 +96,7 @@ class Supervisor:
         command += ["--worker", *(section.name for section in sections)]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
         environment["TRITON_INTERPRET"] = "0" if options.device.startswith("cuda") else "1"
+        environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
         )
@@ -123,6 +125,7 @@ class _Watch:
             self._current = None
             self.deadline = time.monotonic() + START_SECONDS
             self._report.save()
+            self._report.announce(event["section"])
 
     def left_behind(self, reason: str) -> list[Section]:
         """The process is no more: its section has failed, or it never came to one. What is still to do."""
@@ -132,6 +135,7 @@ class _Watch:
             return self._waiting  # it ended between two sections because the device had failed
         failed = self._current or self._waiting.pop(0)
         self._report.fail(failed.name, f"{self._words}\n{reason}")
+        self._report.announce(failed.name)
         return self._waiting
 
 

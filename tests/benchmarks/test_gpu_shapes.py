@@ -9,6 +9,7 @@ import pytest
 import torch
 from gpu_suite import transformers_side
 from gpu_suite.options import parse_options
+from gpu_suite.profile import longest
 from gpu_suite.section import MARK, Context
 from gpu_suite.shapes import CONFIGS, shape_of
 from gpu_suite.workload import Requests
@@ -59,3 +60,14 @@ def test_transformers_runs_the_same_shapes(capsys: pytest.CaptureFixture[str]) -
     rows = {event["name"]: event["value"] for event in map(json.loads, lines) if event["event"] == "row"}
     assert {"transformers Qwen2.5-0.5B batch 1 decode", "transformers bge-m3 token ids"} <= set(rows)
     assert all(value > 0 for value in rows.values())
+
+
+def test_the_longest_kernels_by_the_profiler() -> None:
+    x = torch.randn(64, 64)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for _ in range(3):
+            x @ x
+    kernels = {item["name"]: item for item in longest(profiler.events(), "CPU")}
+    assert kernels["aten::mm"]["count"] == 3
+    assert 0 < kernels["aten::mm"]["share"] <= 1
+    assert longest(profiler.events(), "CUDA") == []

@@ -132,6 +132,11 @@ class EngineHost:
             if self._team is not None:
                 self._team.close()
 
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the processes that compute beside this one, when chat models are shared out; none otherwise."""
+        return self._team.process_ids if self._team else []
+
     def check_open(self) -> None:
         if self._closed:
             raise EngineClosedError("The engine is closed. Open a new one.")

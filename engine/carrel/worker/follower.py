@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 import threading
 from collections import deque
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from carrel.errors import CarrelError
+from carrel.layers.parallel import ParallelGroup
 from carrel.models.config import ModelConfig
 from carrel.step import PendingBatch
 from carrel.worker.follower_sampler import FollowerSampler
@@ -34,19 +34,11 @@ IN_FLIGHT = 1  # steps that stay in work while the next one is launched, as at r
 class Follower:
     """One rank's models, in the order in which they were loaded."""
 
-    def __init__(self, frames: Frames, inbox: Inbox) -> None:
-        self._frames, self._inbox = frames, inbox
+    def __init__(self, frames: Frames, inbox: Inbox, group: ParallelGroup, device: torch.device) -> None:
+        self._frames, self._inbox, self._group, self._device = frames, inbox, group, device
         self._runners: list[ChatRunner] = []
         self._readers: list[StepReader] = []
         self._pending: deque[PendingBatch] = deque()
-        hello = self._command()
-        self._device = torch.device(hello["device"])
-        store = join_store(hello["port"], hello["size"])
-        frames.send({})
-        assert self._command()["do"] == "join", "rank 0 waits for all before it joins"
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # this process is the rank's own
-        self._group = ProcessGroup(store, hello["rank"], hello["size"], self._device)
 
     def run(self) -> None:
         """Until this process is ended."""
@@ -56,11 +48,6 @@ class Follower:
                 self._obey(message)
             else:
                 self._step(message)
-
-    def _command(self) -> dict[str, Any]:
-        message = self._inbox.get()
-        assert isinstance(message, dict), "steps come after set-up"
-        return message
 
     def _obey(self, message: dict[str, Any]) -> None:
         command = message["do"]
@@ -119,12 +106,25 @@ def _read_all(frames: Frames, inbox: Inbox) -> None:
     os._exit(0)
 
 
+def join(frames: Frames, inbox: Inbox) -> Follower:
+    """Come together with the other ranks, as rank 0 says."""
+    hello = inbox.get()
+    assert isinstance(hello, dict), "the first message says who this rank is"
+    store = join_store(hello["port"], hello["size"])
+    frames.send({})
+    inbox.get()  # rank 0 waits until all are there
+    device = torch.device(hello["device"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # this process is the rank's own
+    return Follower(frames, inbox, ProcessGroup(store, hello["rank"], hello["size"], device), device)
+
+
 def main() -> None:
     """Run one rank."""
     frames, inbox = _own_pipes(), Inbox()
     threading.Thread(target=_read_all, args=(frames, inbox), daemon=True).start()
     try:
-        Follower(frames, inbox).run()
+        join(frames, inbox).run()
     except BaseException as error:
         frames.send({"error": str(error) if isinstance(error, CarrelError) else repr(error)})
         raise
@@ -132,4 +132,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    sys.exit(0)

@@ -58,8 +58,11 @@ class Team:
         self.group: ProcessGroup | None = None
         self._store = open_store(self.size)
         self._ranks = [_Rank(rank, self.size) for rank in range(1, self.size)]
-        threads = [threading.Thread(target=self._listen, args=(rank,), daemon=True) for rank in self._ranks]
-        threads.append(threading.Thread(target=self._watch, daemon=True))
+        threads = [
+            threading.Thread(target=self._listen, args=(rank,), name=f"carrel-rank-{rank.number}", daemon=True)
+            for rank in self._ranks
+        ]
+        threads.append(threading.Thread(target=self._watch, name="carrel-rank-watch", daemon=True))
         self._threads = threads
         try:
             for thread in threads:
@@ -75,6 +78,11 @@ class Team:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the other ranks, in their order."""
+        return [rank.process.pid for rank in self._ranks]
 
     # -- commands
 
@@ -199,7 +207,7 @@ class Team:
         while not self._ended.wait(1.0):
             since = self._busy_since
             if since is not None and time.monotonic() - since > self._step_timeout:
-                self.fail(f"A step took longer than {self._step_timeout:.0f} s; a rank hangs.")
+                self.fail(f"A step took longer than {self._step_timeout:g} s; a rank hangs.")
             for rank in self._ranks:
                 if rank.process.poll() is not None:
                     self.fail(f"Rank {rank.number} ended with code {rank.process.returncode}.")

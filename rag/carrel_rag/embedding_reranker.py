@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-from carrel_rag.protocols import Embedder
+from carrel_rag.protocols import Embedder, RerankerKind
 
 
 class EmbeddingReranker:
@@ -19,7 +18,7 @@ class EmbeddingReranker:
         return self._embedder.name
 
     @property
-    def kind(self) -> Literal["cross-encoder", "bi-encoder"]:
+    def kind(self) -> RerankerKind:
         return "bi-encoder"
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:

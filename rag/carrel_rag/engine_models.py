@@ -10,7 +10,7 @@ from carrel.errors import ModelNotFoundError, UnsupportedTaskError
 from carrel.params import PoolingParams, RequestOutputKind, SamplingParams
 
 from carrel_rag.errors import KnowledgeBaseError
-from carrel_rag.protocols import ChatDelta, ChatModel, Embedder, FloatArray, Message, Reranker
+from carrel_rag.protocols import ChatDelta, ChatModel, Embedder, FloatArray, Message, Reranker, RerankerKind
 
 if TYPE_CHECKING:
     from carrel import LLM
@@ -22,7 +22,11 @@ _STARTER_READER = "starter/reader"
 
 
 class Models(NamedTuple):
-    """What a pipeline works with. Without a reranker the embedder judges; without a chat model answers are quotes."""
+    """What a pipeline works with. Without a reranker the embedder judges; without a chat model answers are quotes.
+
+    ``reranker`` is also None where the engine's is the embedding model itself behind another name, as the starters' is:
+    the vectors that are stored already give its scores.
+    """
 
     embedder: Embedder
     reranker: Reranker | None
@@ -42,6 +46,8 @@ def bind_engine(llm: LLM) -> Models:
             "LLM(model=…, embedding_model='starter/embedding')."
         )
     rerank, chat = _hosted(llm, "rerank"), _hosted(llm, "chat")
+    if rerank is not None and rerank.runner_key == embedding.runner_key:
+        rerank = None
     return Models(
         EngineEmbedder(llm, embedding),
         EngineReranker(llm, rerank) if rerank is not None else None,
@@ -132,7 +138,7 @@ class EngineReranker:
         return self._hosted.names[0]
 
     @property
-    def kind(self) -> Literal["cross-encoder", "bi-encoder"]:
+    def kind(self) -> RerankerKind:
         return "bi-encoder" if self._hosted.reranker_kind == "bi-encoder" else "cross-encoder"
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:

@@ -76,11 +76,12 @@ class RAGPipeline:
         self._mode = mode
         self._owned_llm = owned_llm
         self._closed = False
-        judge = CachedReranker(reranker if reranker is not None else EmbeddingReranker(embedder))
+        passages = CachedReranker(reranker) if reranker is not None else None  # None: their stored vectors judge
+        sentences = passages or CachedReranker(EmbeddingReranker(embedder))
         self._index = VectorIndex(store, embedder.dim)
         self._ingester = Ingester(store, self._index, embedder, splitter, context_tokens(embedder), limits)
-        self._retriever = Retriever(store, self._index, embedder, judge, retriever)
-        self._answerer = Answerer(judge, chat, extractive)
+        self._retriever = Retriever(store, self._index, embedder, passages, retriever)
+        self._answerer = Answerer(sentences, chat, extractive)
 
     @classmethod
     def open(

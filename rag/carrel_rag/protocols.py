@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+RerankerKind = Literal["cross-encoder", "bi-encoder"]
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": …}
 
 
@@ -56,7 +57,7 @@ class Reranker(Protocol):
     def name(self) -> str: ...
 
     @property
-    def kind(self) -> Literal["cross-encoder", "bi-encoder"]:
+    def kind(self) -> RerankerKind:
         """A bi-encoder's cosine is a weaker judge; callers may mix it with other evidence."""
         ...
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from carrel_rag.lexical import index_terms, query_terms
+from carrel_rag.protocols import RerankerKind
 from carrel_rag.text import cjk_share
 
 _COSINE_WEIGHT = 0.55  # of a bi-encoder, for a question in English
@@ -49,7 +49,7 @@ class Question:
             found += weight * max((share for terms, share in held if term in terms), default=0.0)
         return found / total
 
-    def blend(self, kind: Literal["cross-encoder", "bi-encoder"], score: float, coverage: float) -> float:
+    def blend(self, kind: RerankerKind, score: float, coverage: float) -> float:
         """The two kinds of evidence as one number, 0 to 1."""
         if kind == "cross-encoder":
             return score

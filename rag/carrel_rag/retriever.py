@@ -3,18 +3,20 @@
 ::
 
     question ─┬─ vector ── VectorIndex.search ─┐
-              └─ terms ─── Store.search_terms ─┴─ reciprocal rank fusion ── reranker ── threshold ── top_k
+              └─ terms ─── Store.search_terms ─┴─ reciprocal rank fusion ── judge ── threshold ── top_k
+
+The judge is a reranker, or the cosine to the vectors that are stored anyway.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from carrel_rag.index import VectorIndex
 from carrel_rag.lexical import query_terms
-from carrel_rag.protocols import Embedder, FloatArray, Reranker
+from carrel_rag.protocols import Embedder, FloatArray, Reranker, RerankerKind
 from carrel_rag.relevance import Question, make_question
 from carrel_rag.schema import Chunk, MetadataValue, RetrievedChunk
 from carrel_rag.store import Store
@@ -51,7 +53,10 @@ class Retrieval:
 
 
 class Retriever:
-    """Knows the store, the index and two models; may be used by many threads."""
+    """Knows the store, the index and two models; may be used by many threads.
+
+    Without a reranker the stored vectors judge: nothing but the question is embedded.
+    """
 
     def __init__(
         self, store: Store, index: VectorIndex, embedder: Embedder, reranker: Reranker | None, config: RetrieverConfig
@@ -116,34 +121,39 @@ class Retriever:
             generation, dense = self._index.search(vector, limit, allowed)
             fused = fuse([dense, lexical], [1.0, 1.0 + cjk_share(question)])
             chunks = now.chunks([i for i, _ in fused[: max(self._config.num_rerank, wanted)]])
+            judged = now.vectors_of(list(chunks)) if self._reranker is None else {}
             analysed = make_question(question, *now.document_frequencies(terms))
             in_step = generation == now.generation
         cosines, bm25 = dict(dense), dict(lexical)
         found = [
-            as_retrieved(chunks[i], score=score, dense_score=cosines.get(i), lexical_score=bm25.get(i))
+            as_retrieved(
+                chunks[i],
+                score=score,
+                dense_score=cosines.get(i),
+                lexical_score=bm25.get(i),
+                rerank_score=float(judged[i] @ vector) if i in judged else None,
+            )
             for i, score in fused
             if i in chunks
         ]
         return found, analysed, in_step
 
     def _judge(self, question: Question, found: Sequence[RetrievedChunk]) -> list[RetrievedChunk]:
-        if self._reranker is None or not found:
-            return list(found)
-        scores = self._reranker.score(question.text, [chunk.text for chunk in found])
+        if not found:
+            return []
+        kind, scores = self._scores(question, found)
         judged = []
         for chunk, score in zip(found, scores, strict=True):
             coverage = question.coverage(chunk.text, f"{chunk.title} {chunk.heading}", weights=(1.0, 0.7))
-            blended = question.blend(self._reranker.kind, score, coverage)
-            judged.append(
-                as_retrieved(
-                    chunk,
-                    score=blended,
-                    dense_score=chunk.dense_score,
-                    lexical_score=chunk.lexical_score,
-                    rerank_score=score,
-                )
-            )
+            judged.append(replace(chunk, score=question.blend(kind, score, coverage), rerank_score=score))
         return sorted(judged, key=lambda chunk: -chunk.score)  # stable: equal scores keep the fused order
+
+    def _scores(self, question: Question, found: Sequence[RetrievedChunk]) -> tuple[RerankerKind, list[float]]:
+        if self._reranker is not None:
+            return self._reranker.kind, self._reranker.score(question.text, [chunk.text for chunk in found])
+        cosines = [chunk.rerank_score for chunk in found if chunk.rerank_score is not None]
+        assert len(cosines) == len(found), "every chunk of a snapshot has its vector"
+        return "bi-encoder", cosines
 
 
 def fuse(rankings: Sequence[Sequence[tuple[int, float]]], weights: Sequence[float]) -> list[tuple[int, float]]:

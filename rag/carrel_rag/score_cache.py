@@ -6,9 +6,8 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
 
-from carrel_rag.protocols import Reranker
+from carrel_rag.protocols import Reranker, RerankerKind
 
 
 class CachedReranker:
@@ -25,7 +24,7 @@ class CachedReranker:
         return self._reranker.name
 
     @property
-    def kind(self) -> Literal["cross-encoder", "bi-encoder"]:
+    def kind(self) -> RerankerKind:
         return self._reranker.kind
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:

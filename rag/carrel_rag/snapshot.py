@@ -99,6 +99,11 @@ class Snapshot:
             data.reshape(len(rows), -1) if rows else np.zeros((0, 0), np.float32),
         )
 
+    def vectors_of(self, ids: Sequence[int]) -> dict[int, FloatArray]:
+        """The vectors ``[dim]`` of chunks by id; ids that are gone are left out."""
+        query = f"SELECT chunk_id, vector FROM vectors WHERE chunk_id IN ({','.join('?' * len(ids))})"
+        return {int(i): np.frombuffer(vector, dtype="<f4") for i, vector in self._db.execute(query, list(ids))}
+
 
 def read_generation(db: sqlite3.Connection) -> int:
     """Number of commits so far."""

@@ -111,3 +111,11 @@ def uniform(state: int, position: int) -> float:
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
     return ((x ^ (x >> 31)) >> 11) * 2.0**-53
+
+
+def token_logprobs(logits: Tensor, token_ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(log probabilities fp32, ranks int64 from 1, log of the sums fp32), each [n], of the n ``rows``."""
+    x = logits[rows].to(torch.float32)
+    chosen = x.gather(1, token_ids[rows].unsqueeze(1))
+    log_sums = x.logsumexp(dim=-1)
+    return chosen[:, 0] - log_sums, (x > chosen).sum(dim=-1) + 1, log_sums

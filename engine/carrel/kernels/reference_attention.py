@@ -23,10 +23,11 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     num_splits: int = 1,
+    out: Tensor | None = None,
 ) -> Tensor:
     """One query a sequence over its cached tokens; see ``paged_attention.paged_attention``. Splits change nothing."""
     cu_seqlens_q = torch.arange(query.shape[0] + 1, device=query.device)
-    out = torch.zeros_like(query)
+    out = torch.zeros_like(query) if out is None else out.zero_()
     for seq in torch.nonzero(seq_lens).flatten().tolist():
         out[seq : seq + 1] = prefill_attention(
             query, keys, values, block_tables[seq : seq + 1], seq_lens[seq : seq + 1], cu_seqlens_q[seq : seq + 2],
@@ -71,9 +72,10 @@ def varlen_attention(
     scale: float,
     causal: bool = False,
     window: int | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Sequences that lie end to end, each over itself; see ``varlen_attention.varlen_attention``."""
-    out = torch.zeros_like(query)
+    out = torch.zeros_like(query) if out is None else out
     starts = cu_seqlens.tolist()
     for start, end in itertools.pairwise(starts):
         rows = slice(start, end)

@@ -124,8 +124,3 @@ def _attend_folded(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | N
     folded = query.view(n, num_kv_heads, num_heads // num_kv_heads, head_dim)
     out = F.scaled_dot_product_attention(folded, keys, values, mask)
     return out.reshape(n, num_heads, head_dim)
-
-
-def attention_backend(device: str) -> AttentionBackend:
-    """The implementation for ``device``; today torch everywhere."""
-    return TorchAttention()

@@ -14,7 +14,7 @@ from torch import Tensor
 from carrel.config import Quantization
 from carrel.kernels import reference, reference_gemm, reference_pooling
 from carrel.kernels.pooling_modes import PoolingMode
-from carrel.layers.attention import AttentionBackend, LayerCache, attention_backend
+from carrel.layers.attention import AttentionBackend, LayerCache, TorchAttention
 from carrel.layers.attention_plan import AttentionPlan
 from carrel.layers.rotary import RotaryEmbedding, RotaryTables, apply_rotary
 from carrel.layers.weight_formats import Fp8Rows, TorchInt4, TorchInt8, WeightFormat
@@ -155,7 +155,8 @@ def ops_for(device: str, implementation: Implementation = "auto") -> Ops:
     if implementation == "auto":
         implementation = "triton" if device.startswith("cuda") else "torch"
     if implementation == "torch":
-        return TorchOps(attention_backend(device))
-    from carrel.layers.triton_ops import TritonOps  # loads Triton, which a CPU never needs
+        return TorchOps(TorchAttention())
+    from carrel.layers.triton_attention import triton_attention  # loads Triton, which a CPU never needs
+    from carrel.layers.triton_ops import TritonOps
 
-    return TritonOps(attention_backend(device))
+    return TritonOps(triton_attention(torch.device(device)))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 from carrel.worker.cuda_runner import CudaChatRunner
+from carrel.worker.device_sampler import DeviceSampler, torch_kernels
 from carrel.worker.model_runner import ModelRunner
 from driving import open_runner
 from mixed_work import LIMITS, NUM_BLOCKS, run, work
@@ -16,9 +17,9 @@ def record(body):
     return body
 
 
-@pytest.fixture(scope="module")
-def runners(tiny_models) -> Mapping[str, Mapping[str, ModelRunner]]:
-    """The plain runners, and those of a GPU."""
+@pytest.fixture(scope="module", params=["host", "device"])
+def runners(request, tiny_models) -> Mapping[str, Mapping[str, ModelRunner]]:
+    """The plain runners, and those of a GPU, sampling on the host and on the device."""
 
     def opened() -> dict[str, ModelRunner]:
         return {
@@ -30,6 +31,8 @@ def runners(tiny_models) -> Mapping[str, Mapping[str, ModelRunner]]:
     chat = on_gpu["model"]
     assert isinstance(chat, CudaChatRunner)
     chat.allocate_kv_cache(NUM_BLOCKS)
+    if request.param == "device":
+        chat.sampler = DeviceSampler(chat.stream, LIMITS.max_num_seqs, torch_kernels())
     chat.prepare(LIMITS, capture=record)
     return {"plain": opened(), "gpu": on_gpu}
 

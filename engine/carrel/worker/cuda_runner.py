@@ -22,13 +22,14 @@ from carrel.models.decoder import Decoder
 from carrel.step import PendingBatch, RequestResult, ScheduledRequest
 from carrel.worker.chat_inputs import ChatInputs, ChatStep
 from carrel.worker.cuda_graph import Capture, CudaCapture, DecodeGraphs, graph_sizes
+from carrel.worker.device_sampler import DeviceSampler, sampler_for
 from carrel.worker.device_stream import DeviceStream
 from carrel.worker.largest_step import chat_steps, num_blocks
 from carrel.worker.measured_memory import measure_peak, measure_taken
 from carrel.worker.model_runner import ChatRunner
 from carrel.worker.pending_step import PendingStep
 from carrel.worker.step_limits import StepLimits
-from carrel.worker.step_sampler import SampledStep
+from carrel.worker.step_sampler import HostSampler, SampledStep
 from carrel.worker.warm_up import chat_warm_ups
 
 
@@ -64,6 +65,8 @@ class CudaChatRunner(ChatRunner):
         self.stream.join()
         with self.stream.active():
             self._inputs = ChatInputs(self.stream, limits, block_size=self.block_size)
+        if isinstance(self.sampler, HostSampler):  # a rank that does not sample has another one
+            self.sampler = sampler_for(self.stream, limits.max_num_seqs)
         if capture is None and self.stream.stream is not None:
             capture = CudaCapture(self.stream)
         if capture is not None and not enforce_eager:
@@ -133,6 +136,8 @@ class CudaChatRunner(ChatRunner):
     def _drop_state(self) -> None:
         """Everything but the weights."""
         self.stream.synchronize()
+        if isinstance(self.sampler, DeviceSampler):
+            self.sampler = HostSampler()
         self.graphs.clear()
         self._inputs, self._hidden, self.caches = None, None, []
 

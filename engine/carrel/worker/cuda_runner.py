@@ -30,6 +30,7 @@ from carrel.worker.model_runner import ChatRunner
 from carrel.worker.pending_step import PendingStep
 from carrel.worker.step_limits import StepLimits
 from carrel.worker.step_sampler import HostSampler, SampledStep
+from carrel.worker.token_table import largest_table
 from carrel.worker.warm_up import chat_warm_ups
 
 
@@ -88,7 +89,8 @@ class CudaChatRunner(ChatRunner):
         self.allocate_kv_cache(num_blocks(limits, self.block_size))
         try:
             peak = measure_peak(self.device, lambda: self._run_largest(limits))
-            return peak + (0 if enforce_eager else self._measure_graphs())
+            graphs = 0 if enforce_eager else self._measure_graphs()
+            return peak + graphs + largest_table(limits.max_num_seqs, self.config.vocab_size)
         finally:
             self._drop_state()
 

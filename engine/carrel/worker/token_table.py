@@ -23,6 +23,11 @@ from carrel.worker.device_stream import DeviceStream
 FIRST_SLOTS = 4
 
 
+def largest_table(max_rows: int, vocab_size: int) -> int:
+    """Bytes of the table when every row of every step needs it, and of the smaller one from which it has just grown."""
+    return 3 * max_rows * vocab_size * torch.int16.itemsize
+
+
 @dataclass(slots=True)
 class _Slot:
     index: int

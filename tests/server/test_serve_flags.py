@@ -45,7 +45,7 @@ def test_a_vllm_command_line() -> None:
     line = (
         "Qwen/Qwen2.5-7B-Instruct --served-model-name qwen gpt-4 --host 0.0.0.0 --port 0 --dtype half "
         "--max-model-len 32k --max-num-seqs 64 --max-num-batched-tokens 4K --gpu-memory-utilization 0.8 "
-        "--tensor-parallel-size 1 --api-key secret --enforce-eager --no-async-scheduling --seed 3"
+        "--tensor-parallel-size 2 --api-key secret --enforce-eager --no-async-scheduling --seed 3"
     )
     made = plan(*line.split())
     (model,) = made.models
@@ -55,6 +55,7 @@ def test_a_vllm_command_line() -> None:
     assert (made.engine.max_model_len, made.engine.max_num_batched_tokens) == (32_000, 4096)
     assert (made.engine.max_num_seqs, made.engine.gpu_memory_utilization, made.engine.seed) == (64, 0.8, 3)
     assert made.engine.enforce_eager
+    assert made.engine.tensor_parallel_size == 2
     assert made.engine.overlap_scheduling is False
     assert made.settings.api_keys == ("secret",)
     assert (made.host, made.port) == ("0.0.0.0", 0)
@@ -105,8 +106,7 @@ def test_keys_of_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--tensor-parallel-size", "2"], "one device"),
-        (["-tp", "4"], "one device"),
+        (["--pipeline-parallel-size", "2"], "one engine"),
         (["--quantization", "awq"], "quantization must be one of int8, int4, fp8, got 'awq'"),
         (["--enable-auto-tool-choice"], "--enable-auto-tool-choice is not supported by carrel yet"),
         (["--tool-call-parser", "hermes"], "--tool-call-parser is not supported"),
@@ -182,7 +182,7 @@ def test_help_lists_only_what_is_there() -> None:
         assert f"  {command} " in text
     for later in ("eval", "bench", "doctor", "  kb "):
         assert later not in text
-    assert "--tensor-parallel-size" not in CliRunner().invoke(carrel, ["serve", "--help"]).output
+    assert "--pipeline-parallel-size" not in CliRunner().invoke(carrel, ["serve", "--help"]).output
 
 
 def test_version() -> None:

@@ -144,7 +144,7 @@ def test_the_second_signal_ends_at_once(start: Callable[..., Process], tiny_mode
     [
         (["no-such-folder/model"], 1, "no-such-folder/model"),
         (["--port", "not-a-port"], 2, "--port"),
-        (["a", "--tensor-parallel-size", "2"], 2, "one device"),
+        (["starter/embedding", "--tensor-parallel-size", "2"], 1, "is for chat models, and none is hosted"),
         (["a", "--max-num-seqs", "0"], 1, "max_num_seqs must be at least 1"),
     ],
 )

@@ -18,6 +18,7 @@ STARTERS = ("starter/reader", "starter/embedding", "starter/reranker")
 KEY_VARIABLES = ("VLLM_API_KEY", "CARREL_API_KEY")
 ENGINE_OPTIONS = (
     "device",
+    "tensor_parallel_size",
     "quantization",
     "max_model_len",
     "max_num_seqs",
@@ -93,8 +94,18 @@ def _origins(values: Sequence[str]) -> tuple[str, ...]:
     """vLLM takes a JSON list; plain origins work too."""
     origins: list[str] = []
     for value in values:
-        origins += json.loads(value) if value.startswith("[") else [value]
+        origins += _origin_list(value) if value.startswith("[") else [value]
     return tuple(origins)
+
+
+def _origin_list(value: str) -> list[str]:
+    try:
+        origins = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise click.UsageError(f"--allowed-origins {value!r} is not a JSON list: {error}.") from None
+    if not all(isinstance(origin, str) for origin in origins):
+        raise click.UsageError(f"--allowed-origins {value!r} must hold strings.")
+    return list(origins)
 
 
 def plan_models(options: Mapping[str, Any]) -> tuple[ModelSpec, ...]:

@@ -34,12 +34,11 @@ def _no_meaning(
     return ForeignFlag(names, why, takes_value, False)
 
 
-ONE_DEVICE = "is not possible: carrel runs on one device; leave it out or set it to 1"
+ONE_ENGINE = "is not possible: carrel runs one engine; leave it out or set it to 1, and see --tensor-parallel-size"
 
 NOT_YET = (
-    ForeignFlag(("--tensor-parallel-size", "-tp"), ONE_DEVICE, harmless=("1",)),
-    ForeignFlag(("--pipeline-parallel-size", "-pp"), ONE_DEVICE, harmless=("1",)),
-    ForeignFlag(("--data-parallel-size", "-dp"), ONE_DEVICE, harmless=("1",)),
+    ForeignFlag(("--pipeline-parallel-size", "-pp"), ONE_ENGINE, harmless=("1",)),
+    ForeignFlag(("--data-parallel-size", "-dp"), ONE_ENGINE, harmless=("1",)),
     _not_yet("--kv-cache-dtype", harmless=("auto",)),
     _not_yet("--enable-auto-tool-choice", takes_value=False),
     _not_yet("--tool-call-parser"),

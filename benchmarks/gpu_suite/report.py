@@ -156,7 +156,7 @@ class Report:
             target = "" if row["target"] is None else f"{row['target']:,}"
             lines.append(
                 f"{row['name']:<44}{_number(row['value']):>12} {row['unit']:<11}{share:>9}{target:>9} "
-                f"{row['verdict'] or ''}".rstrip()
+                f"{row['verdict'] or _parts(row['detail'])}".rstrip()
             )
         return lines
 
@@ -168,6 +168,12 @@ class Report:
                 f"  {item['share']:>6.1%} {item['count']:>7} {item['name'][:80]}" for item in profile["kernels"][:6]
             ]
         return lines
+
+
+def _parts(detail: dict[str, Any]) -> str:
+    """Of the host's time in a step."""
+    names = ("schedule", "prepare", "launch", "wait", "update")
+    return "  ".join(f"{name} {detail[name]:,.0f}" for name in names) if names[0] in detail else ""
 
 
 def _reason(detail: dict[str, Any]) -> object:

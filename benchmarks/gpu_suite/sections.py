@@ -27,13 +27,15 @@ def all_sections() -> list[Section]:
     sections = [_check("machine", 25.0, "machine", "describe")]
     sections += [_check(f"generation {name}", 75.0, "generation_checks", "check", name) for name in SMALL_SHAPES]
     sections += [_check("pooling", 60.0, "pooling_checks", "check")]
+    sections += [_check("quantization", 40.0, "quantization", "check")]
     sections += [_check(f"kernel {name}", 60.0, "kernel_checks", "check", name) for name in kernel_names()]
     sections += [_section("ceilings", 20.0, "ceilings", "measure")]
     sections += [_section("kernel speed", 25.0, "kernel_checks", "measure")]
     sections += [_section(f"chat {name}", budget, "chat", "measure", name) for name, budget in CHAT_SHAPES.items()]
     sections += [_section("embed bge-m3", 30.0, "pooling", "measure", "bge-m3")]
     sections += [_section("rerank bge-reranker-v2-m3", 25.0, "pooling", "measure", "bge-reranker-v2-m3")]
-    return [*sections, _section("transformers", 40.0, "transformers_side", "measure")]
+    sections += [_section("transformers", 40.0, "transformers_side", "measure")]
+    return [*sections, _section("quantized Qwen3-8B", 50.0, "quantization", "measure")]
 
 
 def _check(name: str, budget_seconds: float, module: str, function: str, *arguments: str) -> Section:

@@ -81,6 +81,7 @@ class Shape:
 
     name: str
     config: Json
+    weight_bytes: tuple[float, float] = (2.0, 2.0)  # of a layer's weight and of one of the output head
 
     @property
     def is_encoder(self) -> bool:
@@ -105,9 +106,10 @@ class Shape:
         return 0 if self.is_encoder else int(self.config["vocab_size"] * self.config["hidden_size"])
 
     @property
-    def step_bytes(self) -> int:
-        """Weights that one decode step reads, in bf16."""
-        return 2 * (self.linear_weights + self.head_weights)
+    def step_bytes(self) -> float:
+        """Weights that one decode step reads."""
+        layers, head = self.weight_bytes
+        return layers * self.linear_weights + head * self.head_weights
 
     @property
     def kv_bytes(self) -> int:

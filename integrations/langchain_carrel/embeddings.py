@@ -26,7 +26,7 @@ class CarrelEmbeddings(EmbeddingFields, Embeddings):
     """
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """One vector a text, in the order of the texts; a blank text has its vector too."""
+        """One vector a text, in the order of the texts; a blank text gets that of a full stop."""
         return self.vectors(texts)
 
     def embed_query(self, text: str) -> list[float]:

@@ -17,11 +17,19 @@ import numpy as np
 from carrel.errors import EngineError
 from tqdm import tqdm
 
-from carrel_rag.errors import DocumentError, EmptyDocumentError, KnowledgeBaseError, SourceNotFoundError
+from carrel_rag.errors import (
+    DocumentError,
+    EmptyDocumentError,
+    KnowledgeBaseError,
+    SourceNotFoundError,
+    UnreadableDocumentError,
+)
 from carrel_rag.index import VectorIndex, check_vectors
+from carrel_rag.knowledge_base import FILE_NAME
 from carrel_rag.loaders import Extracted, Limits, load_bytes
 from carrel_rag.loaders.limits import check_limit
 from carrel_rag.loaders.plain import extract_plain
+from carrel_rag.options import check_metadata
 from carrel_rag.protocols import Embedder, FloatArray
 from carrel_rag.schema import HEADING_SEPARATOR, Document, FileStatus, IngestReport, MetadataValue
 from carrel_rag.splitter import SplitterConfig, TextChunk, split_document
@@ -55,9 +63,13 @@ class Ingester:
 
         Raises:
             SourceNotFoundError: a path does not exist; nothing is read then.
+            InvalidParamsError: ``metadata`` that is not text, numbers, true or false.
         """
         started = time.perf_counter()
+        check_metadata(metadata or {}, "metadata")
         items = list(expand(sources))
+        for item in items:
+            check_metadata(item.metadata if isinstance(item, Document) else {}, "metadata")
         statuses = []
         with tqdm(items, desc="Indexing", unit="file", disable=not progress) as bar:
             for item in bar:
@@ -109,6 +121,8 @@ class Ingester:
     def _bytes_of(self, item: Path | Document) -> bytes:
         if isinstance(item, Document):
             return item.text.encode("utf-8", "surrogatepass")
+        if not item.is_file():  # reading a pipe or a device may never end
+            raise UnreadableDocumentError("this is a pipe, a device or a socket; only files are read.")
         check_limit(item.stat().st_size, self.limits.max_file_bytes, "max_file_bytes", "bytes in the file")
         return item.read_bytes()
 
@@ -161,7 +175,7 @@ def _source_of(item: Path | Document) -> str:
 
 
 def expand(sources: Source | Iterable[Source]) -> Iterator[Path | Document]:
-    """Files in a stable order, each once, and texts as they are.
+    """Files in a stable order, each once, and texts as they are. A knowledge base below is left out.
 
     Raises:
         SourceNotFoundError: a path does not exist.
@@ -172,6 +186,8 @@ def expand(sources: Source | Iterable[Source]) -> Iterator[Path | Document]:
         if isinstance(source, Document):
             yield source
             continue
+        if not os.fspath(source):
+            raise SourceNotFoundError("a path to index is empty. Give a file or a folder; '.' is this one.")
         for path in _files(Path(source)):
             if path not in seen:
                 seen.add(path)
@@ -187,4 +203,4 @@ def _files(path: Path) -> list[Path]:
     if not resolved.is_dir():
         return [resolved]
     below = (p for p in resolved.rglob("*") if not any(part.startswith(".") for part in p.relative_to(resolved).parts))
-    return sorted(p for p in below if p.is_file())
+    return sorted(p for p in below if p.is_file() and not p.name.startswith(FILE_NAME))  # nor SQLite's -wal and -shm

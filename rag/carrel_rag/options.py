@@ -38,6 +38,32 @@ def check_mode(mode: Mode) -> Mode:
     return mode
 
 
+def check_question(question: str, top_k: int | None) -> None:
+    """
+    Raises:
+        InvalidParamsError: no question, or no number of passages.
+    """
+    if not isinstance(question, str):
+        raise InvalidParamsError(f"the question must be a string, got {type(question).__name__}.", param="question")
+    if not question.strip():
+        raise InvalidParamsError("the question is empty.", param="question")
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise InvalidParamsError(f"top_k must be a whole number of at least 1, got {top_k!r}.", param="top_k")
+
+
+def check_metadata(metadata: Mapping[str, MetadataValue], param: str) -> None:
+    """
+    Raises:
+        InvalidParamsError: a value that cannot be stored and compared.
+    """
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not (value is None or isinstance(value, str | int | float)):
+            raise InvalidParamsError(
+                f"{param} holds {key!r}: {value!r}; values are strings, numbers, true, false, None, keys strings.",
+                param=param,
+            )
+
+
 def context_tokens(embedder: Embedder) -> int:
     """Tokens kept free for title and headings in front of each chunk."""
     return min(_MAX_CONTEXT_TOKENS, embedder.max_tokens // _CONTEXT_SHARE)

@@ -21,7 +21,15 @@ from carrel_rag.ingest import Ingester, Source
 from carrel_rag.knowledge_base import DEFAULT_NAME, check_fingerprint, open_store
 from carrel_rag.loaders import Limits
 from carrel_rag.loaders.extracted import clean_text
-from carrel_rag.options import AskOptions, check_mode, context_tokens, default_splitter, fingerprint
+from carrel_rag.options import (
+    AskOptions,
+    check_metadata,
+    check_mode,
+    check_question,
+    context_tokens,
+    default_splitter,
+    fingerprint,
+)
 from carrel_rag.protocols import ChatModel, Embedder, Reranker
 from carrel_rag.retriever import Retrieval, Retriever, RetrieverConfig
 from carrel_rag.schema import (
@@ -232,7 +240,7 @@ class RAGPipeline:
         Raises:
             InvalidParamsError: an empty question, an unknown mode, or ``generative`` without a chat model.
         """
-        self._check_question(question, top_k)
+        self._check_question(question, top_k, where)
         chosen = self._choose_mode(mode)
         room = self._answer_tokens(max_tokens)
 
@@ -272,15 +280,13 @@ class RAGPipeline:
     def _retrieve(
         self, question: str, top_k: int | None, min_score: float | None, where: Mapping[str, MetadataValue] | None
     ) -> Retrieval:
-        self._check_question(question, top_k)
+        self._check_question(question, top_k, where)
         return self._retriever.retrieve(clean_text(question), top_k=top_k, min_score=min_score, where=where)
 
-    def _check_question(self, question: str, top_k: int | None) -> None:
+    def _check_question(self, question: str, top_k: int | None, where: Mapping[str, MetadataValue] | None) -> None:
         self._check_open()
-        if not question.strip():
-            raise InvalidParamsError("the question is empty.", param="question")
-        if top_k is not None and top_k < 1:
-            raise InvalidParamsError(f"top_k must be at least 1, got {top_k}.", param="top_k")
+        check_question(question, top_k)
+        check_metadata(where or {}, "where")
 
     def _choose_mode(self, mode: Mode | None) -> AnswerMode:
         wanted = check_mode(mode or self._mode)

@@ -87,12 +87,15 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         CarrelError: the address cannot be had.
     """
+    listener: socket.socket | None = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         raise CarrelError(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.") from None
     return listener
 

@@ -83,8 +83,10 @@ def test_index_and_ask(run: Run, tmp_path: Path) -> None:
     assert "added" in out and "broken.pdf" in out and "1 indexed, 0 unchanged, 1 failed" in out
     assert "Traceback" not in err
     (documents / "broken.pdf").unlink()
+    (documents / "副本.md").write_bytes((documents / "library.md").read_bytes())
     status, out, _ = run("index", str(documents), "--knowledge-base", base)
-    assert status == 0 and "0 indexed, 1 unchanged, 0 failed" in out
+    assert status == 0 and "0 indexed, 2 unchanged, 0 failed; 0 chunks" in out
+    assert f"duplicate  副本.md  same as {documents / 'library.md'}" in out
     status, out, _ = run("ask", "How many books may a reader borrow?", "--knowledge-base", base)
     assert status == 0
     assert "five books" in out and "[1] library.md" in out and "Borrowing" in out
@@ -97,6 +99,7 @@ def test_index_and_ask(run: Run, tmp_path: Path) -> None:
         (["index", "no-such-directory", "--knowledge-base", "kb"], 1, "no-such-directory"),
         (["ask", "why?", "--knowledge-base", "no-such-base"], 1, "no knowledge base 'default' in no-such-base"),
         (["ask", "why?"], 2, "--knowledge-base"),
+        (["index", "", "--knowledge-base", "kb"], 1, "empty"),
         (["complete", "a", "--model", "no-such-folder/m"], 1, "no-such-folder/m"),
         (["complete", "a", "--temperature", "-1"], 1, "temperature must be at least 0"),
         (["embed", "a", "--model", "starter/reader"], 1, "embedding"),

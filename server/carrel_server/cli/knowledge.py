@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from carrel_rag import RAGPipeline
-    from carrel_rag.schema import Answer, IngestReport
+    from carrel_rag.schema import Answer, FileStatus, IngestReport
 
 
 def knowledge_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,9 +37,10 @@ def index(paths: tuple[str, ...], knowledge_base: str, **models: Any) -> None:
     """
     from carrel_rag import SourceNotFoundError
 
-    missing = [path for path in paths if not Path(path).exists()]
+    missing = [path for path in paths if not path or not Path(path).exists()]
     if missing:  # before any model is loaded
-        raise SourceNotFoundError(f"There is no file or directory {missing[0]!r} to index.")
+        what = f"There is no file or directory {missing[0]!r} to index." if missing[0] else "A path to index is empty."
+        raise SourceNotFoundError(what)
     with open_pipeline(None, knowledge_base, create=True, **models) as pipeline:
         report = pipeline.add(paths, use_tqdm=sys.stderr.isatty())
     print_report(report)
@@ -84,9 +85,23 @@ def open_pipeline(
 
 def print_report(report: IngestReport) -> None:
     for status in report.files:
-        click.echo(f"{status.state:<10} {status.name}  {status.error or f'{status.num_chunks} chunks'}")
+        click.echo(f"{status.state:<10} {status.name}  {outcome(status)}")
     numbers = f"{len(report.added)} indexed, {len(report.skipped)} unchanged, {len(report.failed)} failed"
-    click.echo(f"{numbers}; {report.num_chunks} chunks in {report.seconds:.1f} s")
+    click.echo(f"{numbers}; {chunks(report.num_chunks)} in {report.seconds:.1f} s")
+
+
+def outcome(status: FileStatus) -> str:
+    if status.duplicate_of is not None:
+        return f"same as {status.duplicate_of}"
+    return status.error or chunks(status.num_chunks)
+
+
+def chunks(count: int) -> str:
+    """
+    >>> chunks(1), chunks(2)
+    ('1 chunk', '2 chunks')
+    """
+    return f"{count} chunk" if count == 1 else f"{count} chunks"
 
 
 def print_sources(answer: Answer) -> None:

@@ -1,0 +1,70 @@
+"""What an impatient user hands over: folders with everything in them, pipes, wrong types. Told at once, or left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from carrel.errors import InvalidParamsError
+from carrel_rag import Document, RAGPipeline, SourceNotFoundError
+from rag_fakes import FakeEmbedder
+
+NOTE = Document(text="共有4812盏灯笼。", source="note", metadata={"lang": "zh", "year": 2026, "checked": True})
+
+
+def test_the_knowledge_base_does_not_index_itself(tmp_path: Path) -> None:
+    (tmp_path / "灯笼.txt").write_text("共有4812盏灯笼。", encoding="utf-8")
+    with RAGPipeline.open(tmp_path / "kb", embedder=FakeEmbedder()) as pipeline:
+        for state in ("added", "unchanged"):
+            report = pipeline.add(tmp_path, use_tqdm=False)
+            assert [(file.name, file.state) for file in report.files] == [("灯笼.txt", state)]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_and_never_waited_for(pipeline: RAGPipeline, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "gone.md").symlink_to(tmp_path / "nowhere.md")
+    (tmp_path / "note.md").write_text("Lanterns.", encoding="utf-8")
+    assert [file.name for file in pipeline.add(tmp_path, use_tqdm=False).files] == ["note.md"]
+    (status,) = pipeline.add(tmp_path / "pipe", use_tqdm=False).failed
+    assert status.error == "this is a pipe, a device or a socket; only files are read."
+
+
+def test_an_empty_path_is_not_the_working_directory(pipeline: RAGPipeline) -> None:
+    with pytest.raises(SourceNotFoundError, match="empty"):
+        pipeline.add("", use_tqdm=False)
+
+
+@pytest.mark.parametrize("value", [["a"], {"b": 1}, object()])
+def test_metadata_that_cannot_be_compared_is_refused_before_anything_is_read(pipeline: RAGPipeline, value: Any) -> None:
+    for call in (
+        lambda: pipeline.add([NOTE], metadata={"tags": value}, use_tqdm=False),
+        lambda: pipeline.add([NOTE, Document(text="x", source="x", metadata={"tags": value})], use_tqdm=False),
+        lambda: pipeline.retrieve("灯笼", where={"tags": value}),
+    ):
+        with pytest.raises(InvalidParamsError, match="'tags'"):
+            call()
+    assert pipeline.documents() == []
+
+
+def test_metadata_of_every_kind_is_found_again(pipeline: RAGPipeline) -> None:
+    pipeline.add(NOTE, use_tqdm=False)
+    for where in ({"lang": "zh"}, {"year": 2026}, {"checked": True}, {"missing": None}, {"lang": "zh", "year": 2026}):
+        assert len(pipeline.retrieve("灯笼", where=where)) == 1, where
+    for where in ({"lang": "en"}, {"year": 2025}, {"checked": False}, {'l"a': "zh"}):
+        assert pipeline.retrieve("灯笼", where=where) == (), where
+
+
+@pytest.mark.parametrize("question", [None, 5, ["a"], b"a"])
+def test_a_question_is_a_string(pipeline: RAGPipeline, question: Any) -> None:
+    with pytest.raises(InvalidParamsError, match="the question must be a string"):
+        pipeline.ask(question)
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1.5, "3"])
+def test_top_k_is_a_whole_number(pipeline: RAGPipeline, top_k: Any) -> None:
+    with pytest.raises(InvalidParamsError, match="top_k must be a whole number"):
+        pipeline.retrieve("a", top_k=top_k)

@@ -120,3 +120,19 @@ def penalties(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iter
         twin=outputs_of(inputs.penalised, twins.penalised_logits, fp32=True),
         dtype=torch.float32,
     )
+
+
+def logprobs(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
+    from carrel.kernels.logprobs import token_logprobs
+
+    count, vocab = {"tiny": 5, "full": 33, "timed": 256}[wanted], _vocab(wanted)
+    logits = make_logits(count, vocab).to(device, dtype)
+    token_ids = torch.randint(0, vocab, (count,), device=device)
+    rows = torch.randperm(count, device=device)
+    yield CheckCase(
+        name=f"{count} rows",
+        kernel=outputs_of(token_logprobs, logits, token_ids, rows),
+        twin=outputs_of(twins.token_logprobs, logits, token_ids, rows, wide=True),
+        dtype=torch.float32,
+        moved_bytes=float(logits.nbytes),
+    )

@@ -30,6 +30,7 @@ CASES = {  # kernel file → module here with a function of the same name that g
     "sampling": "cases_sampling",
     "thresholds": "cases_sampling",
     "penalties": "cases_sampling",
+    "logprobs": "cases_sampling",
     "weight_only_gemm": "cases_gemm",
     "dequantize": "cases_gemm",
     "quantize_rows": "cases_gemm",

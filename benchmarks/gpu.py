@@ -4,7 +4,7 @@
 
 Needs torch, triton, transformers, safetensors and numpy, no checkpoint and no network: the models are random weights in
 the shapes of well-known ones. Takes at most six minutes; see benchmarks/README.md for what each row means. Exits with 1
-when a check failed.
+when a check failed, with 2 when there is no GPU.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "engine")]
 
+from gpu_suite.cuda_driver import has_cuda  # noqa: E402
 from gpu_suite.git import commit_of  # noqa: E402
 from gpu_suite.options import Options, parse_options  # noqa: E402
 from gpu_suite.report import Report  # noqa: E402
@@ -61,6 +62,9 @@ def main() -> int:
     if options.worker:
         by_name = {section.name: section for section in all_sections()}
         return work(options, [by_name[name] for name in options.worker])
+    if options.device.startswith("cuda") and not has_cuda():
+        print("There is no CUDA device here. `--tiny --device cpu` tests the program itself.", file=sys.stderr)
+        return 2
     return supervise(options, [section for section in all_sections() if options.wants(section.name)])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpu_suite.cuda_driver import has_cuda
 
 ROOT = Path(__file__).resolve().parents[2]
 # Python imports this first, in the program and in the processes that it starts.
@@ -104,3 +105,10 @@ def test_help() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert "--budget-seconds" in done.stdout
     assert "torch" not in done.stderr
+
+
+@pytest.mark.skipif(has_cuda(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so() -> None:
+    done = subprocess.run([sys.executable, "benchmarks/gpu.py"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no CUDA device" in done.stderr

@@ -111,8 +111,13 @@ def rows(kernel: str, case: BenchCase) -> Iterable[dict[str, Any]]:
         twin = next(iter(first.values()))
         worsts = {provider: difference(result, twin) for provider, result in first.items()}
     for provider, run in case.providers.items():
+        try:
+            graph, cold = graph_us(run), cold_us(run)
+        except RuntimeError as error:  # torch has no such kernel for this GPU, say
+            ours = provider.startswith("triton")
+            yield {"kernel": kernel, "case": case.name, "provider": provider, "ok": not ours, "error": str(error)[:200]}
+            continue
         worst = worsts[provider]
-        graph, cold = graph_us(run), cold_us(run)
         best = graph or cold
         bandwidth = case.moved_bytes / best * 1e-3
         yield {

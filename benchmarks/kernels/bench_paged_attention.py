@@ -26,12 +26,12 @@ def cases(device: torch.device) -> Iterator[BenchCase]:
 
 def _case(name: str, batch: int, context: int, heads: tuple[int, int, int], device: torch.device) -> BenchCase:
     from carrel.kernels import paged_attention, reference_attention  # only where there is a GPU
+    from carrel.kernels.weight_only_gemm import num_sms
 
     num_heads, num_kv_heads, head_dim = heads
     cache = paged_cache([context] * batch, num_kv_heads, head_dim, device)
     query = torch.randn(batch, num_heads, head_dim, device=device, dtype=torch.bfloat16)
-    num_sms = torch.cuda.get_device_properties(device).multi_processor_count
-    auto = paged_attention.choose_num_splits(batch, num_kv_heads, MAX_MODEL_LEN, num_sms)
+    auto = paged_attention.choose_num_splits(batch, num_kv_heads, MAX_MODEL_LEN, num_sms(device))
     scale = head_dim**-0.5
     run = functools.partial(paged_attention.paged_attention, query, *cache, scale=scale)
     others = {f"splits={n}": functools.partial(run, num_splits=n) for n in (1, 4, 16, 64) if n != auto}

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def cases(device: torch.device) -> Iterator[BenchCase]:
     for name, heads in HEADS.items():
         for count, chunk, context in (
+            (1, 32, 96),
             (1, 2048, 2048),
             (1, 8192, 8192),
             (8, 1024, 1024),

@@ -24,6 +24,7 @@ MODELS = {  # query heads, key heads, head_dim, causal
 def cases(device: torch.device) -> Iterator[BenchCase]:
     for name, shape in MODELS.items():
         for label, lengths in {
+            "4 x 32": [32] * 4,
             "128 x 512": [512] * 128,
             "1024 x 64": [64] * 1024,
             "4 x 8192": [8192] * 4,

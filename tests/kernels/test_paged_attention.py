@@ -41,10 +41,10 @@ def test_block_sizes(block_size, dtype, device):
     check(paged_case([1, 70, 300], device=device, dtype=dtype, block_size=block_size), dtype, num_splits=2)
 
 
-@pytest.mark.parametrize("num_splits", [1, 4, 64])
+@pytest.mark.parametrize("num_splits", [1, 4, 32])
 def test_long_sequences_fill_their_splits(num_splits, dtype, device):
     """Between none and all of the splits hold tokens; the last one is cut short."""
-    case = paged_case([1000, 129, 128, 513], device=device, dtype=dtype, num_kv_heads=1)
+    case = paged_case([1000, 129, 128], device=device, dtype=dtype, num_kv_heads=1)
     check(case, dtype, num_splits=num_splits)
     check(case, dtype, num_splits=num_splits, window=300)
 

@@ -186,3 +186,37 @@ def test_an_embedder_embeds_the_same(tiny_models, name):
         found.append(runner.execute([pooling_item(random_ids(n, vocab_size=40, seed=n)) for n in (3, 17, 40)]))
     for got, expected in zip(*found, strict=True):
         numpy.testing.assert_allclose(got.pooled, expected.pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen3", pytest.param("qwen2-window", marks=pytest.mark.slow)])
+def test_the_gpu_runner_over_kernels_alone_generates_the_same(tiny_models, name):
+    """Every kernel of a step, static padded decodes, chunks behind a prefix: as on a GPU, but for the capture."""
+    from carrel.layers.ops import ops_for
+    from carrel.worker.step_limits import StepLimits
+    from driving import NUM_BLOCKS, Driver, chat_request, open_runner, random_ids
+    from packed_ops import as_on_a_gpu
+
+    found = []
+    for kernels in (False, True):
+        runner = open_runner(tiny_models(name), dtype="float32")
+        if kernels:
+            runner.caches = []
+            runner = as_on_a_gpu(runner, ops_for("cpu", "triton"))
+            runner.allocate_kv_cache(NUM_BLOCKS)
+            runner.prepare(StepLimits(max_num_seqs=4, max_num_batched_tokens=64, max_model_len=96), capture=_run_again)
+            assert runner.graphs.sizes
+        driver = Driver(runner)
+        a, b, c = (chat_request(random_ids(n, seed=n), f"r{n}") for n in (30, 41, 17))
+        driver.step((a, 30))
+        driver.step((a, 1), (b, 16))
+        driver.step((a, 1), (c, 17), (b, 24))
+        driver.step((a, 1), (c, 1), (b, 1))  # three, padded to four
+        driver.step((a, 1), (b, 1))
+        found.append([request.output_token_ids for request in (a, b, c)])
+    assert found[0] == found[1]
+
+
+def _run_again(body):
+    """In place of a capture: the static body itself for each replay."""
+    body()
+    return body

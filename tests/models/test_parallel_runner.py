@@ -107,6 +107,20 @@ def test_overlapped_steps_of_the_gpu_runner_on_two_ranks(tiny_models, team, para
         assert found[name][2] == pytest.approx(logprobs, abs=1e-4)
 
 
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantised_slices_are_near_the_dense_whole(tiny_models, team, monkeypatch, quantization):
+    """Near, not equal: a slice has scales of its own."""
+    folder, options = tiny_models("qwen2"), OPTIONS | {"quantization": quantization}
+    one, two = alone(folder), load_lead_runner(team, folder, ModelConfig.from_folder(folder), options)
+    assert two.weights_bytes < 0.3 * one.weights_bytes
+    for runner in (one, two):
+        runner.allocate_kv_cache(NUM_BLOCKS)
+    expected, found = keep_logits(one, monkeypatch), keep_logits(two, monkeypatch)
+    for runner in (one, two):
+        Driver(runner).step((chat_request(random_ids(30)), 30))
+    assert torch.cosine_similarity(found[0], expected[0]).min() > (0.99 if quantization == "int8" else 0.9)
+
+
 def test_random_weights_are_slices_of_their_own_and_common_norms(tiny_models, team):
     folder, options = tiny_models("llama-linear"), OPTIONS | {"load_format": "dummy"}
     lead = load_lead_runner(team, folder, ModelConfig.from_folder(folder), options)

@@ -25,6 +25,7 @@ PROCESS_WIDE = re.compile(
 BORDERS = {
     "engine/carrel/core.py",  # a batch fails, the engine goes on
     "engine/carrel/loop.py",  # whatever it was, everybody gets an answer
+    "engine/carrel/worker/team.py",  # ranks that share a step have come apart, the engine ends
     "engine/carrel/tokenizer_files.py",  # tokenizers raises plain Exception on a broken file
     "server/carrel_server/errors.py",  # the HTTP edge
     "server/carrel_server/sse.py",  # the HTTP edge, after the status is sent

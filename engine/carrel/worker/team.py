@@ -116,9 +116,9 @@ class Team:
     # -- failure
 
     def check(self) -> None:
-        """Raise the error of a team that has failed."""
+        """Raise the error of a team that has failed; a fresh one, for each is raised in a thread of its own."""
         if self._error is not None:
-            raise self._error
+            raise EngineDeadError(str(self._error)) from self._error.__cause__
 
     def on_failure(self, listener: Callable[[EngineDeadError], None]) -> None:
         """Call ``listener``, from any thread, when the team fails; at once if it has."""
@@ -154,6 +154,8 @@ class Team:
         self._busy_since = time.monotonic()
         try:
             yield
+        except EngineDeadError:
+            raise
         except Exception as error:
             raise self.fail(f"A step that several ranks share failed: {error!r}", error) from error
         finally:

@@ -49,7 +49,8 @@ def _case(name: str, shape: tuple[int, int, int, bool], lengths: list[int], devi
     }
     theirs = torch_varlen(device, lambda *_: rows)
     if theirs is not None and theirs.works(parts[0], parts[1], causal):
-        providers["torch varlen_attn"] = functools.partial(theirs, *parts, cu_seqlens, longest, causal)
+        query, key, value = parts
+        providers["torch varlen_attn"] = functools.partial(theirs, query, key, value, cu_seqlens, longest, causal)
     squares = sum(length * (length + 1) // 2 if causal else length**2 for length in lengths)
     return BenchCase(
         name=name,

@@ -106,7 +106,7 @@ def test_a_cpu_multiplies_as_the_weights_stand_for(dtype: torch.dtype, num_token
 
 
 def test_slices_of_a_large_weight_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight, x = torch.randn(208, 64), torch.randn(3, 64)
+    weight, x = torch.randn(208, 64).bfloat16(), torch.randn(3, 64).bfloat16()
     for make in (TorchInt8, TorchInt4):
         whole = packed_linear(weight, make())(x)
         with monkeypatch.context() as patch:

@@ -118,8 +118,7 @@ class CudaChatRunner(ChatRunner):
             hidden = self._run_eager(step) if size is None else self._replay(step, size)
             sampled = self._sample_step(hidden, step)
             done = self.stream.record()
-        runs_ahead = all(self.sampler.runs_ahead(item.request) for item in step.sampled_items)
-        return PendingStep(done, lambda: _results(step, sampled), runs_ahead)
+        return PendingStep(done, lambda: _results(step, sampled), self.sampler.runs_ahead(step.sampled_items))
 
     def execute(self, requests: list[ScheduledRequest]) -> list[RequestResult]:
         """One step, from submit to results."""
@@ -145,9 +144,7 @@ class CudaChatRunner(ChatRunner):
 
     def _graph_size(self, items: Sequence[ScheduledRequest]) -> int | None:
         size = self.graphs.size_for(len(items))
-        if size is None or not all(item.num_scheduled_tokens == 1 for item in items):
-            return None
-        return size
+        return size if max([item.num_scheduled_tokens for item in items]) == 1 else None
 
     def _run_eager(self, step: ChatStep) -> Tensor:
         """→ [num_samples, hidden_size]"""
@@ -195,6 +192,8 @@ class CudaChatRunner(ChatRunner):
 
 
 def _results(step: ChatStep, sampled: SampledStep | None) -> list[RequestResult]:
+    if sampled is not None and len(step.sampled) == len(step.items):
+        return sampled.results()
     results = [RequestResult() for _ in step.items]
     if sampled is not None:
         for index, result in zip(step.sampled, sampled.results(), strict=True):

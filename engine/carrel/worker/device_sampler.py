@@ -15,7 +15,6 @@ from torch import Tensor
 
 from carrel.kernels import reference_sampling
 from carrel.kernels.sampling_rows import SamplingBuffers, SamplingMode, SamplingRows
-from carrel.request import Request
 from carrel.step import RequestResult, ScheduledRequest, TokenLogprobs
 from carrel.worker.device_stream import DeviceStream
 from carrel.worker.sampling_state import SamplingState
@@ -113,7 +112,7 @@ class DeviceSampler:
             logprobs = self._logprobs(logits, token_ids, state)
         return SampledOnDevice(token_ids, host_ids, counts, logprobs)
 
-    def runs_ahead(self, request: Request) -> bool:
+    def runs_ahead(self, items: Sequence[ScheduledRequest]) -> bool:
         """Always: tokens so far are counted where they are drawn."""
         return True
 

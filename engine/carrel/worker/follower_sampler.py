@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from carrel.request import Request
 from carrel.step import RequestResult, ScheduledRequest
 
 
@@ -28,7 +27,7 @@ class FollowerSampler:
     def sample(self, logits: Tensor, items: Sequence[ScheduledRequest]) -> ReceivedStep:
         return ReceivedStep(torch.zeros(len(items), dtype=torch.int64, device=logits.device))
 
-    def runs_ahead(self, request: Request) -> bool:
+    def runs_ahead(self, items: Sequence[ScheduledRequest]) -> bool:
         return True
 
     def release(self, request_ids: Sequence[str]) -> None:

@@ -38,8 +38,8 @@ class StepSampler(Protocol):
         """``logits`` [len(items), vocab_size], one row for each item. Launches all work, the copies to the host too."""
         ...
 
-    def runs_ahead(self, request: Request) -> bool:
-        """Whether the step after one that samples for ``request`` can be sampled before the host knows the token."""
+    def runs_ahead(self, items: Sequence[ScheduledRequest]) -> bool:
+        """Whether the step after one that samples for ``items`` can be sampled before the host knows the tokens."""
         ...
 
     def release(self, request_ids: Sequence[str]) -> None:
@@ -92,8 +92,8 @@ class HostSampler:
         ids = [result.token_ids[0] if result.token_ids else 0 for result in results]
         return SampledOnHost(torch.tensor(ids, dtype=torch.int64).to(logits.device), results)
 
-    def runs_ahead(self, request: Request) -> bool:
-        return not request.needs_host_tokens
+    def runs_ahead(self, items: Sequence[ScheduledRequest]) -> bool:
+        return not any(item.request.needs_host_tokens for item in items)
 
     def release(self, request_ids: Sequence[str]) -> None:
         """Nothing is kept."""

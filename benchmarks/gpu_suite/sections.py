@@ -31,6 +31,7 @@ def all_sections() -> list[Section]:
     sections += [_check(f"kernel {name}", 60.0, "kernel_checks", "check", name) for name in kernel_names()]
     sections += [_section("ceilings", 20.0, "ceilings", "measure")]
     sections += [_section("kernel speed", 25.0, "kernel_checks", "measure")]
+    sections += [_section("torch attention speed", 10.0, "attention_baselines", "measure")]
     sections += [_section(f"chat {name}", budget, "chat", "measure", name) for name, budget in CHAT_SHAPES.items()]
     sections += [_section("embed bge-m3", 30.0, "pooling", "measure", "bge-m3")]
     sections += [_section("rerank bge-reranker-v2-m3", 25.0, "pooling", "measure", "bge-reranker-v2-m3")]

@@ -67,7 +67,7 @@ class ThreadTeam:
     def answers(self):
         return [self._answers.get(timeout=30)]
 
-    def at_work(self):
+    def at_work(self, timeout=None):
         return contextlib.nullcontext()
 
     def close(self) -> None:

@@ -24,6 +24,7 @@ from carrel.worker.frames import Frames, IntArray
 from carrel.worker.loader import load_chat_runner
 from carrel.worker.model_runner import ChatRunner
 from carrel.worker.process_group import ProcessGroup, join_store
+from carrel.worker.rank import free_bytes, prepare_rank
 from carrel.worker.step_limits import StepLimits
 from carrel.worker.step_wire import StepReader
 
@@ -66,11 +67,11 @@ class Follower:
         else:
             limits, eager = StepLimits(**message["limits"]), message["enforce_eager"]
             if command == "measure":
+                answer["free"] = free_bytes(self._device)
                 answer["measured"] = runner.measured_bytes(limits, enforce_eager=eager)
             else:
                 assert command == "prepare", f"there is no command {command}"
-                runner.prepare(limits, enforce_eager=eager)
-                answer["graphs"] = runner.captured_sizes
+                prepare_rank(runner, limits, enforce_eager=eager)
         self._frames.send(answer)
 
     def _load(self, message: dict[str, Any]) -> None:

@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 
-from carrel.errors import EngineDeadError, InvalidParamsError
+from carrel.errors import InvalidParamsError
 from carrel.models.config import ModelConfig
 from carrel.models.sharding import share_of
 from carrel.step import PendingBatch, RequestResult, ScheduledRequest
 from carrel.worker.loader import load_chat_runner
 from carrel.worker.model_runner import ChatRunner
+from carrel.worker.rank import free_bytes, prepare_rank
 from carrel.worker.step_limits import StepLimits
 from carrel.worker.step_wire import StepWriter
-from carrel.worker.team import Team
+from carrel.worker.team import SETUP_TIMEOUT, Team
 
 
 class LeadRunner(ChatRunner):
@@ -36,24 +37,30 @@ class LeadRunner(ChatRunner):
         self._writer = StepWriter(index)
 
     def allocate_kv_cache(self, num_blocks: int) -> None:
-        self._tell("allocate", num_blocks=num_blocks)
-        self._runner.allocate_kv_cache(num_blocks)
-        self._team.answers()
+        with self._team.at_work(SETUP_TIMEOUT):
+            self._tell("allocate", num_blocks=num_blocks)
+            self._runner.allocate_kv_cache(num_blocks)
+            self._team.answers()
 
     def prepare(self, limits: StepLimits, *, enforce_eager: bool = False) -> None:
         """On all ranks. Raises EngineDeadError if not all of them could capture their graphs."""
-        self._tell("prepare", limits=asdict(limits), enforce_eager=enforce_eager)
-        self._runner.prepare(limits, enforce_eager=enforce_eager)
-        sizes = [answer["graphs"] for answer in self._team.answers()]
-        if any(found != self._runner.captured_sizes for found in sizes):
-            raise EngineDeadError("CUDA graphs could not be captured on every rank; try enforce_eager=True.")
+        with self._team.at_work(SETUP_TIMEOUT):
+            self._tell("prepare", limits=asdict(limits), enforce_eager=enforce_eager)
+            prepare_rank(self._runner, limits, enforce_eager=enforce_eager)
+            self._team.answers()
 
     def measured_bytes(self, limits: StepLimits, *, enforce_eager: bool = False) -> int | None:
-        """The most that any rank takes."""
-        self._tell("measure", limits=asdict(limits), enforce_eager=enforce_eager)
-        own = self._runner.measured_bytes(limits, enforce_eager=enforce_eager)
-        theirs = [answer["measured"] for answer in self._team.answers()]
-        return None if own is None else max([own, *theirs])
+        """The most that any rank takes, and what the fullest device has less than this one."""
+        with self._team.at_work(SETUP_TIMEOUT):
+            free = free_bytes(self.device)
+            self._tell("measure", limits=asdict(limits), enforce_eager=enforce_eager)
+            own = self._runner.measured_bytes(limits, enforce_eager=enforce_eager)
+            answers = self._team.answers()
+        if own is None:
+            return None
+        lack = free - min(answer["free"] for answer in answers) if self._index == 0 else 0  # once for all models
+        most: int = max([own, *(answer["measured"] for answer in answers)])
+        return most + max(0, lack)
 
     def submit(self, requests: list[ScheduledRequest]) -> PendingBatch:
         """

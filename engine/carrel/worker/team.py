@@ -32,6 +32,7 @@ from carrel.worker.frames import Frames, IntArray
 from carrel.worker.process_group import ProcessGroup, open_store
 
 STEP_TIMEOUT = 300.0  # seconds: longer than any step, its kernels' compilation included
+SETUP_TIMEOUT = 3600.0  # to compile kernels and capture graphs
 CLOSE_TIMEOUT = 5.0
 FOLLOWER = "carrel.worker.follower"
 
@@ -53,7 +54,7 @@ class Team:
         self._error: EngineDeadError | None = None
         self._listeners: list[Callable[[EngineDeadError], None]] = []
         self._closed = False
-        self._busy_since: float | None = None
+        self._deadline: float | None = None  # of what a thread is waiting for
         self._ended = threading.Event()
         self.group: ProcessGroup | None = None
         self._store = open_store(self.size)
@@ -145,13 +146,13 @@ class Team:
         return error
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Inside, this thread may wait for the other ranks; if that takes too long, the team fails.
+    def at_work(self, timeout: float | None = None) -> Iterator[None]:
+        """Inside, this thread may wait for the other ranks; if that takes longer than a step may, the team fails.
 
         Whatever goes wrong inside fails the team: the ranks may have come to different places.
         """
         self.check()
-        self._busy_since = time.monotonic()
+        self._deadline = time.monotonic() + (timeout or self._step_timeout)
         try:
             yield
         except EngineDeadError:
@@ -159,7 +160,7 @@ class Team:
         except Exception as error:
             raise self.fail(f"A step that several ranks share failed: {error!r}", error) from error
         finally:
-            self._busy_since = None
+            self._deadline = None
         self.check()
 
     def close(self) -> None:
@@ -207,9 +208,9 @@ class Team:
     def _watch(self) -> None:
         """One more thread: a rank that ended although something holds its pipe open, and a step that takes too long."""
         while not self._ended.wait(1.0):
-            since = self._busy_since
-            if since is not None and time.monotonic() - since > self._step_timeout:
-                self.fail(f"A step took longer than {self._step_timeout:g} s; a rank hangs.")
+            deadline = self._deadline
+            if deadline is not None and time.monotonic() > deadline:
+                self.fail("A step takes too long; a rank hangs.")
             for rank in self._ranks:
                 if rank.process.poll() is not None:
                     self.fail(f"Rank {rank.number} ended with code {rank.process.returncode}.")

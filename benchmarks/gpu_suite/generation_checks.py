@@ -20,7 +20,7 @@ from gpu_suite.shapes import Shape
 from gpu_suite.small_shapes import chat_shapes
 from gpu_suite.workload import Requests
 
-MARGIN = {"bfloat16": 0.15, "float32": 0.01}  # of log probability, between tokens that may trade places
+MARGIN = {"bfloat16": 0.1, "float32": 0.01}  # of log probability, between tokens that may trade places
 TOP = 20  # tokens whose log probability the reference gives
 SAMPLED_TOKENS = 8  # of each request, that are compared where tokens are drawn
 SAMPLED_SHARE = 0.9  # of those that must be equal: rounding tips a draw now and then
@@ -136,5 +136,5 @@ def _drawn_verdict(context: Context, name: str, tested: Run, expected: Run, dtyp
         for pair in zip(made[:count], wanted[:count], strict=True)
     ]
     share = sum(a == b for a, b in pairs) / len(pairs)
-    least = SAMPLED_SHARE if dtype == "float32" else 0.5
+    least = SAMPLED_SHARE if dtype == "float32" else 0.3
     context.check(name, share >= least, equal_share=round(share, 3), allowed=least)

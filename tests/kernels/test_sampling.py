@@ -10,6 +10,12 @@ from carrel.kernels import reference_sampling as reference
 from carrel.kernels import sampling_rows as columns
 from carrel.kernels.sampling import sample_tokens
 from carrel.kernels.sampling_rows import SamplingBuffers, SamplingMode
+from carrel.params import SamplingParams
+from carrel.request import Request
+from carrel.step import ScheduledRequest
+from carrel.worker.device_sampler import DeviceSampler, triton_kernels
+from carrel.worker.device_stream import DeviceStream
+from carrel.worker.sampler import sample
 from sampling_cases import FILTERS, make_logits, make_rows, make_table, no_table, small_buffers
 from torch import Tensor
 
@@ -108,3 +114,34 @@ def test_counts_stay_inside_their_type(device: torch.device) -> None:
     logits = torch.tensor([[0.0, 9.0, 0.0, 0.0]], device=device)
     _, _, counted, _ = both(logits, [{"temperature": 0.0, "slot": 0}], TABLE, table.to(device))
     assert torch.equal(counted.cpu(), table)
+
+
+def test_the_device_sampler_over_the_kernels_draws_as_the_cpu_sampler(device: torch.device) -> None:
+    """Requests in, tokens out, over three steps: the whole way that a GPU takes."""
+    params: list[dict[str, Any]] = [
+        {"temperature": 0.0},
+        {"temperature": 0.8, "top_k": 20, "top_p": 0.8, "logprobs": 2},
+        {"temperature": 1.2, "frequency_penalty": 1.0, "repetition_penalty": 1.2},
+        {"temperature": 1.0, "min_tokens": 2, "stop_token_ids": [5], "top_p": 0.9},
+    ]
+    requests = [
+        Request(f"r{row}", "model", [row, 7, row], sampling_params=SamplingParams(**values), seed=row - 2)
+        for row, values in enumerate(params)
+    ]
+    sampler = DeviceSampler(DeviceStream(device), 4, triton_kernels())
+    for step in range(3):
+        logits = make_logits(4, 700, seed=step).to(device)
+        logits[:, 5] += 9.0
+        expected = sample(logits, requests)
+        items = [ScheduledRequest(request, 1, [], request.num_tokens - 1, True) for request in requests]
+        sampled = sampler.sample(logits, items)
+        DeviceStream(device).join()
+        results = sampled.results()
+        assert [result.token_ids[0] for result in results] == expected.token_ids
+        logprobs, twin = results[1].logprobs, expected.logprobs[1]
+        assert logprobs is not None
+        assert twin is not None
+        assert logprobs[0].ranks == twin.ranks
+        assert logprobs[0].logprobs == pytest.approx(twin.logprobs, abs=1e-4)
+        for request, token in zip(requests, expected.token_ids, strict=True):
+            request.output_token_ids.append(token)

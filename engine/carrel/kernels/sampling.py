@@ -179,17 +179,19 @@ def sample_tokens(
     _tiles_kernel[(num_rows, num_tiles)](
         *common, buffers.tile_max, buffers.tile_sum, buffers.tile_best, buffers.group_max, vocab_size, num_tiles,
         TILE=tile, GROUP=buffers.group, DRAW=draws, FILTERS=filters, HAS_TABLE=has_table,
+        num_warps=8,
     )  # fmt: skip
     if filters:
         find_thresholds(logits, rows, table, buffers, has_table=has_table)
         _kept_sums_kernel[(num_rows, num_tiles)](
             *common, buffers.tile_max, buffers.tile_sum, buffers.thresholds, vocab_size, num_tiles,
-            TILE=tile, HAS_TABLE=has_table,
+            TILE=tile, HAS_TABLE=has_table, num_warps=8,
         )  # fmt: skip
     _draw_kernel[(num_rows,)](
         *common, buffers.tile_max, buffers.tile_sum, buffers.tile_best, buffers.thresholds,
         buffers.token_ids, buffers.results, vocab_size, num_tiles,
         TILE=tile, TILES=triton.next_power_of_2(num_tiles), DRAW=draws, FILTERS=filters, HAS_TABLE=has_table,
+        num_warps=8,
     )  # fmt: skip
 
 
@@ -221,6 +223,7 @@ COMPILE_CASES = [
             }.items()
             if name in kernel.arg_names
         },
+        num_warps=8,
     )
     for dtype in ("bf16", "fp32")
     for draw, filters, table in _MODES

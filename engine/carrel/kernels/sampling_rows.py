@@ -41,40 +41,29 @@ class SamplingMode(Flag):
     TABLE = auto()  # some row has penalties or min_tokens
 
 
-@dataclass(frozen=True, slots=True)
 class SamplingRows:
-    """Parameters of each row. A row of zeros but for ``repetition`` and ``slot`` is greedy: see :meth:`clear`."""
+    """Parameters of each row, over ``packed`` [max_rows, 8] int64. Made by :meth:`empty`, every row is greedy.
 
-    packed: Tensor  # [max_rows, 8] int64
+    Attributes:
+        floats: [max_rows, 16] fp32.
+        ints: [max_rows, 16] int32; ``top_k`` 0 is off; no end before ``min_length`` tokens; ``slot`` -1: no table row.
+        longs: [max_rows, 8] int64; ``state`` is the mixed seed, two's complement; ``position`` is the number of tokens
+            before the one to draw, and every step adds one.
+    """
+
+    def __init__(self, packed: Tensor) -> None:
+        self.packed = packed
+        self.floats = packed.view(torch.float32)
+        self.ints = packed.view(torch.int32)
+        self.longs = packed
 
     @classmethod
     def empty(cls, max_rows: int, device: torch.device | str) -> SamplingRows:
         rows = cls(torch.zeros(max_rows, 8, dtype=torch.int64, device=device))
-        rows.clear()
+        rows.floats[:, TOP_P] = 1.0
+        rows.floats[:, REPETITION] = 1.0
+        rows.ints[:, SLOT] = -1
         return rows
-
-    def clear(self) -> None:
-        """Every row greedy, without penalties."""
-        self.packed.zero_()
-        self.floats[:, TOP_P] = 1.0
-        self.floats[:, REPETITION] = 1.0
-        self.ints[:, SLOT] = -1
-
-    @property
-    def floats(self) -> Tensor:
-        """[max_rows, 16] fp32."""
-        return self.packed.view(torch.float32)
-
-    @property
-    def ints(self) -> Tensor:
-        """[max_rows, 16] int32: ``top_k`` 0 is off; no end before ``min_length`` tokens; ``slot`` -1 has no table."""
-        return self.packed.view(torch.int32)
-
-    @property
-    def longs(self) -> Tensor:
-        """[max_rows, 8] int64: ``state`` is the mixed seed, two's complement; ``position`` is the number
-        of tokens before the one to draw, and every step adds one."""
-        return self.packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +117,3 @@ class SamplingBuffers:
             tile=tile,
             group=group,
         )
-
-    @property
-    def num_bytes(self) -> int:
-        tensors = [value for name in self.__slots__ if isinstance(value := getattr(self, name), Tensor)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

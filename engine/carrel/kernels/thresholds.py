@@ -13,8 +13,9 @@ tokens whose largest logit the pass before left, the SELECTED best hold every lo
 bisection), and nearly always the whole answer. Where they do not (a flat distribution, a large top_k), a last kernel
 searches the whole row, slowly, three pivots a pass; the programs of all other rows end at once.
 
-Source: Dean, Ghemawat and many: selection by bisection on radix; the law is Holtzman et al. 2020 (top_p), Nguyen et al.
-2024 (min_p). Twin: ``reference_sampling.thresholds``.
+Source: Alabi et al. 2012, "Fast k-selection algorithms for graphics processing units" (bisection); the filters are of
+Fan et al. 2018 (top_k), Holtzman et al. 2020 (top_p) and Nguyen et al. 2024 (min_p).
+Twin: ``reference_sampling.find_thresholds``.
 """
 
 from __future__ import annotations

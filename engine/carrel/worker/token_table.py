@@ -45,10 +45,6 @@ class TokenTable:
         self._free: list[int] = []
         self._step = 0
 
-    @property
-    def num_bytes(self) -> int:
-        return self.tensor.numel() * self.tensor.element_size()
-
     def begin_step(self) -> None:
         self._step += 1
 

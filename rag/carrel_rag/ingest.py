@@ -93,6 +93,8 @@ class Ingester:
     def _index_one(
         self, item: Path | Document, source: str, metadata: Mapping[str, MetadataValue], tell: Tell
     ) -> FileStatus:
+        if not source.isprintable() and any(0xD800 <= ord(char) < 0xE000 for char in source):
+            raise UnreadableDocumentError("its name is not valid Unicode, so it cannot be cited. Rename the file.")
         data = self._bytes_of(item)
         content_hash = hashlib.sha256(data).hexdigest()
         with self.store.snapshot() as now:

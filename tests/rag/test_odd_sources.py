@@ -33,6 +33,20 @@ def test_a_pipe_is_refused_and_never_waited_for(pipeline: RAGPipeline, tmp_path:
     assert status.error == "this is a pipe, a device or a socket; only files are read."
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode on this system")
+def test_a_name_that_is_no_text_is_told_and_the_others_are_read(pipeline: RAGPipeline, tmp_path: Path) -> None:
+    try:
+        (tmp_path / "a\udcff.txt").write_text("Lanterns.", encoding="utf-8")
+    except OSError:
+        pytest.skip("this file system takes only names that are Unicode")
+    (tmp_path / "b.txt").write_text("灯笼。", encoding="utf-8")
+    report = pipeline.add(tmp_path, use_tqdm=False)
+    assert [file.name for file in report.added] == ["b.txt"]
+    assert [file.error for file in report.failed] == [
+        "its name is not valid Unicode, so it cannot be cited. Rename the file."
+    ]
+
+
 def test_an_empty_path_is_not_the_working_directory(pipeline: RAGPipeline) -> None:
     with pytest.raises(SourceNotFoundError, match="empty"):
         pipeline.add("", use_tqdm=False)

@@ -100,6 +100,7 @@ def test_index_and_ask(run: Run, tmp_path: Path) -> None:
         (["ask", "why?", "--knowledge-base", "no-such-base"], 1, "no knowledge base 'default' in no-such-base"),
         (["ask", "why?"], 2, "--knowledge-base"),
         (["index", "", "--knowledge-base", "kb"], 1, "empty"),
+        (["serve", "--allowed-origins", "[x"], 2, "not a JSON list"),
         (["complete", "a", "--model", "no-such-folder/m"], 1, "no-such-folder/m"),
         (["complete", "a", "--temperature", "-1"], 1, "temperature must be at least 0"),
         (["embed", "a", "--model", "starter/reader"], 1, "embedding"),

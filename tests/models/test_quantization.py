@@ -15,7 +15,7 @@ from carrel.llm import LLM
 from carrel.models.config import ModelConfig
 from carrel.worker.loader import load_runner
 from carrel.worker.memory import plan_memory
-from carrel.worker.model_runner import ModelRunner
+from carrel.worker.model_runner import ChatRunner, ModelRunner
 from driving import BLOCK_SIZE, NUM_BLOCKS, Driver, chat_request, random_ids
 from torch import Tensor
 
@@ -26,6 +26,7 @@ MODELS = ["qwen2", "qwen2-untied", "qwen2-bf16", "llama", "qwen3"]
 def open_quantised(folder: Path, quantization: Quantization | None, dtype: str = "auto") -> ModelRunner:
     config = ModelConfig.from_folder(folder)
     runner = load_runner(folder, config, device="cpu", dtype=dtype, block_size=BLOCK_SIZE, quantization=quantization)
+    assert isinstance(runner, ChatRunner)
     runner.allocate_kv_cache(NUM_BLOCKS)
     return runner
 

@@ -10,7 +10,7 @@ from carrel.layers.linear import Linear
 from carrel.layers.ops import ops_for
 from carrel.layers.weight_formats import set_parameter
 from carrel.models.config import ModelConfig
-from carrel.worker.loader import load_runner
+from carrel.worker.loader import load_chat_runner
 from driving import BLOCK_SIZE, NUM_BLOCKS, Driver, chat_request, open_runner, random_ids
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="kernels for a GPU are not for a CPU")
@@ -49,12 +49,12 @@ def test_a_decoder_multiplies_through_the_kernels(ops, quantization, tiny_models
     config = ModelConfig.from_folder(folder)
     options = {"device": "cpu", "dtype": "float32", "block_size": BLOCK_SIZE}
     dense = Driver(open_runner(folder, dtype="float32")).logits(chat_request(ids), len(ids))
-    plain = load_runner(folder, config, quantization=quantization, **options)
+    plain = load_chat_runner(folder, config, quantization=quantization, **options)
     plain.allocate_kv_cache(NUM_BLOCKS)
     expected = Driver(plain).logits(chat_request(ids), len(ids))
     # torch's attention and norms, but weights as a GPU keeps them
     monkeypatch.setattr("carrel.layers.ops.TorchOps.weight_format", lambda _, scheme: ops.weight_format(scheme))
-    runner = load_runner(folder, config, quantization=quantization, **options)
+    runner = load_chat_runner(folder, config, quantization=quantization, **options)
     assert runner.weights_bytes < 0.6 * open_runner(folder, dtype="float32").weights_bytes
     runner.allocate_kv_cache(NUM_BLOCKS)
     driver, request = Driver(runner), chat_request(ids)

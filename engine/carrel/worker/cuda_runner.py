@@ -25,7 +25,7 @@ from carrel.worker.cuda_graph import Capture, CudaCapture, DecodeGraphs, graph_s
 from carrel.worker.device_sampler import DeviceSampler, sampler_for
 from carrel.worker.device_stream import DeviceStream
 from carrel.worker.largest_step import chat_steps, num_blocks
-from carrel.worker.measured_memory import measure_peak, measure_taken
+from carrel.worker.measured_memory import give_back, measure_peak, measure_taken
 from carrel.worker.model_runner import ChatRunner
 from carrel.worker.pending_step import PendingStep
 from carrel.worker.step_limits import StepLimits
@@ -93,6 +93,7 @@ class CudaChatRunner(ChatRunner):
             return peak + graphs + largest_table(limits.max_num_seqs, self.config.vocab_size)
         finally:
             self._drop_state()
+            give_back(self.device)
 
     def _run_largest(self, limits: StepLimits) -> None:
         self.prepare(limits, enforce_eager=True)

@@ -9,28 +9,32 @@ import torch
 
 
 def measure_peak(device: torch.device, work: Callable[[], None]) -> int:
-    """Bytes that ``work`` had in use at most, beyond what was in use before. What it cached is given back."""
-    _settle(device)
+    """Bytes that torch held for ``work`` at most, beyond what it held before. What it cached is given back.
+
+    Held, not in use: gaps between tensors are gone from the device too.
+    """
+    give_back(device)
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    before = torch.cuda.memory_reserved(device)
     work()
     torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device) - before
-    _settle(device)
+    peak = torch.cuda.max_memory_reserved(device) - before
+    give_back(device)
     return peak
 
 
 def measure_taken(device: torch.device, work: Callable[[], None]) -> int:
     """Bytes that are gone from the device after ``work``, also what torch's counters do not see (CUDA graphs)."""
-    _settle(device)
+    give_back(device)
     before, _ = torch.cuda.mem_get_info(device)
     work()
-    _settle(device)
+    give_back(device)
     after, _ = torch.cuda.mem_get_info(device)
     return max(0, int(before) - int(after))
 
 
-def _settle(device: torch.device) -> None:
+def give_back(device: torch.device) -> None:
+    """Return to the device what torch keeps of tensors that are gone."""
     gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()

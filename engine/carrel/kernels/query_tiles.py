@@ -65,14 +65,16 @@ class TileShape:
 
 
 def tile_shape(group: int, head_dim: int, dtype: torch.dtype, max_query_len: int) -> TileShape:
-    """128 rows with 64 keys; 16 rows where sequences are that short, and half of all where rows are wide (fp32).
+    """128 rows with 64 keys; 16 rows where sequences are that short, less of all where rows are wide or fp32.
 
     Two sizes and no more, for each is a kernel of its own that has to be compiled.
 
     >>> tile_shape(7, 128, torch.bfloat16, 2048)
     TileShape(group=7, head_dim=128, block_q=18, block_m=128, block_n=64, num_warps=8)
     """
-    narrow = block_of(head_dim) * dtype.itemsize <= 256
-    most = 128 if narrow else 64
+    block_d = block_of(head_dim)
+    most, block_n = (128, 64) if block_d <= 128 else (64, 32)
+    if dtype.itemsize == 4:  # no matrix instructions: operands lie in registers
+        most, block_n = 32, 16 if block_d > 64 else 32
     block_m = max(block_of(group), 16 if max_query_len * group <= 32 else most)
-    return TileShape(group, head_dim, block_m // group, block_m, 64 if narrow else 32, 8 if block_m >= 128 else 4)
+    return TileShape(group, head_dim, block_m // group, block_m, block_n, 8 if block_m >= 128 else 4)

@@ -1,5 +1,8 @@
 """Two ranks, a thread each, over gloo: slices, logits, and the answers of one rank in whatever steps there are."""
 
+import os
+from pathlib import Path
+
 import overlap_workload as workload
 import pytest
 import torch
@@ -11,7 +14,7 @@ from carrel.worker.lead_runner import load_lead_runner, rank_devices
 from carrel.worker.loader import load_chat_runner
 from carrel.worker.step_limits import StepLimits
 from driving import BLOCK_SIZE, NUM_BLOCKS, Driver, chat_request, random_ids
-from thread_team import ThreadTeam, lead_as_on_a_gpu
+from thread_team import ThreadTeam, lead_as_on_a_gpu, two_groups
 
 OPTIONS = {"dtype": "float32", "block_size": BLOCK_SIZE}
 LIMITS = StepLimits(workload.MAX_NUM_SEQS, workload.MAX_NUM_BATCHED_TOKENS, workload.MAX_MODEL_LEN)
@@ -144,6 +147,25 @@ def test_the_weights_must_be_those_of_the_config(tiny_models, team):
     wrong = ModelConfig(**{**vars(config), "vocab_size": config.vocab_size + 1})
     with pytest.raises(WeightsError, match="embed_tokens"):
         load_chat_runner(folder, wrong, device="cpu", group=team.group, **OPTIONS)
+
+
+def test_nobody_else_is_let_in():
+    """What listens for the other ranks does so on the loopback interface alone."""
+    before = listening()
+    groups = two_groups()
+    opened = listening() - before
+    assert opened
+    assert {address.split(":")[0] for address in opened} <= {"0100007F"}  # 127.0.0.1
+    assert [group.rank for group in groups] == [0, 1]
+
+
+def listening() -> set[str]:
+    """Addresses of this process's listening sockets, as Linux writes them."""
+    inodes = {os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()}
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return {line[1] for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in inodes}
 
 
 def test_where_the_ranks_compute(monkeypatch):

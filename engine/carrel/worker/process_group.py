@@ -7,8 +7,9 @@ several engines, or train something. All talk stays on this machine. Knows colle
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -19,12 +20,27 @@ from torch._C import _distributed_c10d as c10d  # torch.distributed names some o
 LOOPBACK = "127.0.0.1"
 # Longer than any step. Who waits for a rank that is gone is set free by the team long before.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-JOIN_TIMEOUT = timedelta(minutes=5)
+JOIN_TIMEOUT = timedelta(minutes=2)  # all ranks are there before the first joins
 
 
 def open_store(size: int) -> c10d.TCPStore:
-    """Rank 0's meeting point, on a port that the system picks: ``store.port``."""
-    return c10d.TCPStore(LOOPBACK, 0, size, is_master=True, timeout=JOIN_TIMEOUT, wait_for_workers=False)
+    """Rank 0's meeting point, on a port that the system picks: ``store.port``.
+
+    The socket is ours, since torch's own would listen to the whole network.
+    """
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        return c10d.TCPStore(
+            LOOPBACK,
+            port,
+            size,
+            is_master=True,
+            timeout=JOIN_TIMEOUT,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
 
 
 def join_store(port: int, size: int) -> c10d.TCPStore:
@@ -42,8 +58,9 @@ class ProcessGroup:
     def __init__(self, store: c10d.Store, rank: int, size: int, device: torch.device) -> None:
         self.rank, self.size = rank, size
         self._is_nccl = device.type == "cuda"
-        self._backend: Any = (_nccl if self._is_nccl else _gloo)(store, rank, size)
-        self.broadcast(torch.zeros(1, dtype=torch.int64, device=device))  # NCCL connects with the first call
+        with _nccl_settings() if self._is_nccl else nullcontext():
+            self._backend: Any = (_nccl if self._is_nccl else _gloo)(store, rank, size)
+            self.broadcast(torch.zeros(1, dtype=torch.int64, device=device))  # NCCL connects with the first call
 
     def all_reduce(self, x: Tensor) -> Tensor:
         options: Any = c10d.AllreduceOptions()
@@ -82,31 +99,32 @@ class ProcessGroup:
 def _gloo(store: c10d.Store, rank: int, size: int) -> Any:
     kind: Any = c10d.ProcessGroupGloo
     options = kind._Options()
-    options._timeout = COLLECTIVE_TIMEOUT
+    options._timeout = JOIN_TIMEOUT
     options._devices = [kind.create_device(hostname=LOOPBACK)]  # else it looks up the machine's name
-    return kind(store, rank, size, options)
+    group = kind(store, rank, size, options)
+    group._set_default_timeout(COLLECTIVE_TIMEOUT)
+    return group
 
 
 def _nccl(store: c10d.Store, rank: int, size: int) -> Any:
     kind: Any = c10d.ProcessGroupNCCL
     options = kind.Options()
     options._timeout = COLLECTIVE_TIMEOUT
-    with _torch_does_not_end_the_process():
-        return kind(store, rank, size, options)
+    return kind(store, rank, size, options)
 
 
 @contextmanager
-def _torch_does_not_end_the_process() -> Iterator[None]:
-    """By default torch's NCCL watchdog ends the whole process when a rank is lost. The team ends the engine instead.
+def _nccl_settings() -> Iterator[None]:
+    """Variables that are read when a group is made; they stand as before afterwards. Who sets one has his way.
 
-    The variable is read when the group is made, and stands as it was before and after. Who sets it himself has his way.
+    By default torch's watchdog ends the whole process when a rank is lost, where the team ends the engine; and NCCL's
+    ranks meet on a network interface, where these are all on one machine.
     """
-    name = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "0"
+    wanted = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "NCCL_SOCKET_IFNAME": "lo"}
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in added:
+            os.environ.pop(name, None)

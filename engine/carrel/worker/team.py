@@ -262,5 +262,6 @@ def _environment(size: int) -> dict[str, str]:
     """The child finds the same modules as this process, whatever was done to sys.path, and shares the CPU."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment["PYTHONSAFEPATH"] = "1"  # and none that happen to lie in the current folder
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // size)))
     return environment

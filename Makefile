@@ -33,7 +33,7 @@ demo: $(STAMP)  ## index documents, ask three questions, serve, and talk to the 
 test: lint types  ## everything that CI runs: lint, types, all tests, README blocks
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
-# The GPU image has Triton 3.6 and a plain machine the newest: this environment has the one and borrows all else.
+# torch 2.11 comes with Triton 3.6, a plain installation with the newest: this environment has the one and borrows all else.
 $(TRITON36)/.installed: $(STAMP)
 	@echo "Installing Triton 3.6 into $(TRITON36) (once) …"
 	@$(BIN)/python -m venv --clear --without-pip $(TRITON36)

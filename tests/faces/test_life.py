@@ -34,7 +34,7 @@ def test_close_during_work_ends_every_call_with_an_error(tiny_models):
         llm.close()
         for call in calls:
             with pytest.raises(EngineClosedError):
-                call.result(timeout=10)
+                call.result(timeout=60)
         with pytest.raises(EngineClosedError):
             list(stream)
 

@@ -60,12 +60,12 @@ def supervise(options: Options, sections: list[Section]) -> int:
 def main() -> int:
     options = parse_options()
     if options.worker:
-        by_name = {section.name: section for section in all_sections()}
+        by_name = {section.name: section for section in all_sections(options.device)}
         return work(options, [by_name[name] for name in options.worker])
     if options.device.startswith("cuda") and not has_cuda():
         print("There is no CUDA device here. `--tiny --device cpu` tests the program itself.", file=sys.stderr)
         return 2
-    return supervise(options, [section for section in all_sections() if options.wants(section.name)])
+    return supervise(options, [section for section in all_sections(options.device) if options.wants(section.name)])
 
 
 if __name__ == "__main__":

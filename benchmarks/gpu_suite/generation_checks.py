@@ -48,33 +48,27 @@ class Outcome:
         return self.worst_margin <= margin
 
 
-def check(context: Context, name: str) -> None:
-    shape = chat_shapes(tiny=context.options.tiny)[name]
-    dtypes = ("bfloat16", "float32") if context.options.device.startswith("cuda") else ("float32",)
-    for dtype in dtypes:
-        if context.remaining < 5.0:
-            context.note(f"{name} {dtype} not checked: no time left")
-            continue
-        _check_shape(context, f"{name} {dtype}", shape, dtype, VARIANTS if dtype == dtypes[0] else {})
-
-
-def _check_shape(context: Context, label: str, shape: Shape, dtype: str, variants: dict[str, dict[str, Any]]) -> None:
-    device, tokens = context.options.device, 8 if context.options.tiny else 32
-    prompts = make_prompts(shape, tiny=context.options.tiny)
+def check(context: Context, name: str, dtype: str) -> None:
+    device, tiny = context.options.device, context.options.tiny
+    shape, tokens = chat_shapes(tiny=tiny)[name], 8 if tiny else 32
+    prompts = make_prompts(shape, tiny=tiny)
     with open_small(shape, device, dtype=dtype) as host:
         tested = generate(host, prompts, tokens)
         again = generate(host, prompts, tokens)
-        drawn = {name: generate(host, prompts, SAMPLED_TOKENS, **params) for name, params in DRAWN.items()}
+        drawn = {what: generate(host, prompts, SAMPLED_TOKENS, **params) for what, params in DRAWN.items()}
         with reference_of(host, shape) as reference:
             expected = generate(reference, prompts, tokens, logprobs=TOP)
-            _verdict(context, f"{label}: device = CPU in fp32", tested, expected, dtype)
-            for name, result in drawn.items():
-                twin = generate(reference, prompts, SAMPLED_TOKENS, **DRAWN[name])
-                _drawn_verdict(context, f"{label}: {name} = CPU in fp32", result, twin, dtype)
-        _verdict(context, f"{label}: from the prefix cache", again, expected, dtype)
-    for name, options in variants.items():
+            _verdict(context, "device = CPU in fp32", tested, expected, dtype)
+            for what, result in drawn.items():
+                twin = generate(reference, prompts, SAMPLED_TOKENS, **DRAWN[what])
+                _drawn_verdict(context, f"{what} = CPU in fp32", result, twin, dtype)
+        _verdict(context, "from the prefix cache", again, expected, dtype)
+    for what, options in VARIANTS.items():
+        if context.remaining < 5.0:
+            context.note(f"{what}: not checked, no time left")
+            continue
         with open_small(shape, device, dtype=dtype, **_possible(options, device)) as host:
-            _verdict(context, f"{label}: {name}", generate(host, prompts, tokens), expected, dtype)
+            _verdict(context, what, generate(host, prompts, tokens), expected, dtype)
 
 
 def _possible(options: dict[str, Any], device: str) -> dict[str, Any]:

@@ -23,9 +23,14 @@ def kernel_names() -> list[str]:
     return [path.stem for path in files if "\nCOMPILE_CASES" in path.read_text(encoding="utf-8")]
 
 
-def all_sections() -> list[Section]:
+def all_sections(device: str) -> list[Section]:
+    dtypes = ("bfloat16", "float32") if device.startswith("cuda") else ("float32",)
     sections = [_check("machine", 25.0, "machine", "describe")]
-    sections += [_check(f"generation {name}", 75.0, "generation_checks", "check", name) for name in SMALL_SHAPES]
+    sections += [  # first, because they take longest
+        _check(f"generation {name} {dtype}", 100.0, "generation_checks", "check", name, dtype)
+        for dtype in dtypes
+        for name in SMALL_SHAPES
+    ]
     sections += [_check("pooling", 60.0, "pooling_checks", "check")]
     sections += [_check("quantization", 40.0, "quantization", "check")]
     sections += [_check(f"kernel {name}", 60.0, "kernel_checks", "check", name) for name in kernel_names()]

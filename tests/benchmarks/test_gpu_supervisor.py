@@ -74,7 +74,7 @@ def test_no_section_stops_another(tmp_path: Path, slots: int) -> None:
 
 def test_the_whole_run_has_an_end(tmp_path: Path) -> None:
     started = time.monotonic()
-    report = supervised(tmp_path, ["hangs", "good"], budget=8.0, each=100.0)
+    report = supervised(tmp_path, ["hangs", "good"], budget=6.5, each=100.0)
     assert time.monotonic() - started < 15
     assert "cut off" in report.sections["hangs"]["error"]
     assert "not run" in report.sections["good"]["error"]

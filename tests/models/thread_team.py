@@ -75,6 +75,13 @@ class ThreadTeam:
         self._thread.join(10)
 
 
+def prepared_with(runner: CudaChatRunner, capture) -> CudaChatRunner:
+    """Its graphs will be recorded by ``capture``."""
+    prepare = runner.prepare
+    runner.__dict__["prepare"] = lambda limits, *, enforce_eager: prepare(limits, capture=capture)
+    return runner
+
+
 class ThreadFollower(Follower):
     """With the GPU's runner, as :func:`lead_as_on_a_gpu` has it."""
 
@@ -90,9 +97,7 @@ class ThreadFollower(Follower):
         if self.as_gpu:
             runner = as_on_a_gpu(self._runners[-1], PackedOps())
             runner.sampler = FollowerSampler()
-            prepare, capture = runner.prepare, self.capture
-            runner.prepare = lambda limits, *, enforce_eager: prepare(limits, capture=capture)
-            self._runners[-1] = runner
+            self._runners[-1] = prepared_with(runner, self.capture)
 
 
 def lead_as_on_a_gpu(team: ThreadTeam, folder: Path, options: dict, capture) -> LeadRunner:
@@ -102,7 +107,5 @@ def lead_as_on_a_gpu(team: ThreadTeam, folder: Path, options: dict, capture) -> 
     config = ModelConfig.from_folder(folder)
     runner = as_on_a_gpu(load_chat_runner(folder, config, device="cpu", group=team.group, **options), PackedOps())
     assert isinstance(runner, CudaChatRunner)
-    prepare = runner.prepare
-    runner.prepare = lambda limits, *, enforce_eager: prepare(limits, capture=capture)
     team.answers()
-    return LeadRunner(runner, team, 0)
+    return LeadRunner(prepared_with(runner, capture), team, 0)

@@ -44,9 +44,10 @@ def batch(lengths, *, cached=True, causal=True, num_heads=4, num_kv_heads=2, see
     return query, key, value, cache, AttentionPlan(spans, causal=causal, block_size=BLOCK, device=CPU)
 
 
-def check(*arguments, window=None):
-    got = triton_attention().forward(*arguments, window)
-    torch.testing.assert_close(got, TorchAttention().forward(*arguments, window), atol=2e-6, rtol=2e-6)
+def check(query, key, value, cache, plan, *, window=None):
+    got = triton_attention().forward(query, key, value, cache, plan, window)
+    expected = TorchAttention().forward(query, key, value, cache, plan, window)
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=2e-6)
 
 
 DECODES = [(1, 1), (1, 7), (1, 8), (1, 9), (1, 300)]

@@ -12,6 +12,8 @@ LoadFormat = Literal["auto", "dummy"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int4", "fp8"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("int8", "int4", "fp8")
+CPU_STEP_TOKENS = 2048
+GPU_STEP_TOKENS = 8192  # a 7B model computes so many in a quarter of a second on a large GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class EngineConfig:
     quantization: Quantization | None = None  # of chat models' weights, at load; vectors and scores stay exact
     max_model_len: int | None = None  # tokens of prompt and output; None: the model's own
     max_num_seqs: int = 256  # chat requests in one step
-    max_num_batched_tokens: int = 2048  # tokens of all models in one step
+    max_num_batched_tokens: int | None = None  # tokens of all models in one step; None: see ``step_tokens``
     max_queued_requests: int = 100_000  # waiting requests; one more is refused
     block_size: int = 16  # tokens in one KV block
     kv_cache_memory_bytes: int | None = None  # None: planned from what the device has
@@ -57,8 +59,9 @@ class EngineConfig:
             "block_size",
             "tensor_parallel_size",
         ):
-            if getattr(self, name) < 1:
-                raise InvalidParamsError(f"{name} must be at least 1, got {getattr(self, name)}.", param=name)
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidParamsError(f"{name} must be at least 1, got {value}.", param=name)
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise InvalidParamsError(
                 f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {self.quantization!r}.",
@@ -68,3 +71,13 @@ class EngineConfig:
             raise InvalidParamsError("gpu_memory_utilization must be in (0, 1].", param="gpu_memory_utilization")
         if self.max_model_len is not None and self.max_model_len < 2:
             raise InvalidParamsError("max_model_len must be at least 2.", param="max_model_len")
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of all models in one step: as asked, else enough to keep ``device`` busy in a step that stays short.
+
+        >>> EngineConfig(device="cpu").step_tokens, EngineConfig(device="cuda").step_tokens
+        (2048, 8192)
+        """
+        default = GPU_STEP_TOKENS if self.device.startswith("cuda") else CPU_STEP_TOKENS
+        return self.max_num_batched_tokens or default

@@ -63,6 +63,7 @@ class EngineHost:
         self._closed = False
         sources = find_sources(models, self.config)
         self.device = resolve_device(self.config.device)
+        self.config = replace(self.config, device=self.device)
         runners: dict[str, ModelRunner] = {}
         self._team: Team | None = None
         try:
@@ -224,7 +225,7 @@ class EngineHost:
             managers,
             pooling_models={model.runner_key: model.config.max_model_len for model in pooling},
             max_num_seqs=self.config.max_num_seqs,
-            max_num_batched_tokens=self.config.max_num_batched_tokens,
+            max_num_batched_tokens=self.config.step_tokens,
         )
 
 

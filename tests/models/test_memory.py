@@ -71,7 +71,7 @@ def test_what_runners_measure_is_added_up_and_taken_from_the_cache(runners, monk
         )
     plan = plan_memory("cpu", runners, config)
     assert plan.activation_bytes == 3 * 7
-    assert asked["qwen2"] == StepLimits(4, config.max_num_batched_tokens, 100)
+    assert asked["qwen2"] == StepLimits(4, config.step_tokens, 100)
     assert asked["bert-mean"].max_model_len == runners["bert-mean"].config.max_positions
 
 

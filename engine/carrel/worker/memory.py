@@ -133,7 +133,7 @@ def plan_memory(
 
 def step_limits(config: EngineConfig, max_model_len: int) -> StepLimits:
     """The largest step of a model with ``max_model_len``."""
-    return StepLimits(config.max_num_seqs, config.max_num_batched_tokens, max_model_len)
+    return StepLimits(config.max_num_seqs, config.step_tokens, max_model_len)
 
 
 def _activations(runners: Mapping[str, ModelRunner], config: EngineConfig, limits: Mapping[str, int]) -> int:
@@ -149,7 +149,7 @@ def _measured(key: str, runner: ModelRunner, config: EngineConfig, max_model_len
         return runner.measured_bytes(step_limits(config, max_model_len), enforce_eager=config.enforce_eager)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
-            f"A step of {config.max_num_batched_tokens} tokens of {key} does not fit beside the weights of all models; "
+            f"A step of {config.step_tokens} tokens of {key} does not fit beside the weights of all models; "
             "lower max_num_batched_tokens or max_num_seqs, or host smaller or fewer models."
         ) from error
 
@@ -212,7 +212,7 @@ def kv_budget(device: str, activations: int, config: EngineConfig) -> int:
 def activation_bytes(runner: ModelRunner, config: EngineConfig) -> int:
     """Estimate of the peak beside weights and KV in a full step: the widest layer, and the logits in fp32."""
     model = runner.config
-    tokens = config.max_num_batched_tokens
+    tokens = config.step_tokens
     heads = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
     widest = 4 * model.hidden_size + max(3 * heads, 3 * model.intermediate_size)
     layer = tokens * widest * runner.dtype.itemsize

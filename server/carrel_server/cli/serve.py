@@ -72,7 +72,7 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.option("--quantization", "-q", type=quantization_of, metavar="int8|int4|fp8", help="Of chat models, at load.")
 @click.option("--max-model-len", type=optional_count, metavar="COUNT", help="Tokens of prompt and answer, e.g. 32k.")
 @click.option("--max-num-seqs", type=count, default=256, show_default=True, help="Chat requests in one step.")
-@click.option("--max-num-batched-tokens", type=count, default=2048, show_default=True, help="Tokens in one step.")
+@click.option("--max-num-batched-tokens", type=optional_count, help="Tokens in one step [2048; GPU: 8192].")
 @click.option("--max-queued-requests", type=count, default=100_000, show_default=True, help="One more gets a 503.")
 @click.option("--block-size", type=count, default=16, show_default=True, help="Tokens in one KV block.")
 @click.option("--kv-cache-memory-bytes", type=count, help="Default: planned from what the device has.")

@@ -37,18 +37,10 @@ def _rope_store_kernel(
     slot_mapping,  # [num_tokens]
     eps,
     qkv_stride,
-    head_stride,
-    block_stride,
-    token_stride,
-    NUM_HEADS: tl.constexpr,
-    NUM_KV_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_SIZE: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr,
-    BLOCK_HALF: tl.constexpr,
-    HAS_NORM: tl.constexpr,
-    HAS_CACHE: tl.constexpr,
-):
+    head_stride, block_stride, token_stride,  # of the cache
+    NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr, HAS_NORM: tl.constexpr, HAS_CACHE: tl.constexpr,
+):  # fmt: skip
     HALF: tl.constexpr = HEAD_DIM // 2
     dtype = qkv.dtype.element_ty
     token = tl.program_id(0).to(tl.int64)

@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from carrel.async_runner import AsyncRunner
+from carrel.chat_options import Tool, ToolChoice
 from carrel.errors import EngineClosedError
-from carrel.face import Face, RerankCall, template_options
+from carrel.face import Face, RerankCall, chat_options
 from carrel.hosted_model import HostedModel
 from carrel.inputs import Messages, Prompt, Prompts, as_prompts
 from carrel.jobs import GenerationJob
@@ -82,7 +83,9 @@ class AsyncLLM(Face):
         sampling_params: SamplingParams | None = None,
         *,
         model: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Tool] | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
@@ -97,14 +100,21 @@ class AsyncLLM(Face):
             ChatTemplateError: the model has no chat template, or it refused the messages.
         """
         hosted = self._model(model, "chat")
-        options = template_options(chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message)
+        options = chat_options(
+            tools,
+            tool_choice,
+            parallel_tool_calls,
+            chat_template,
+            chat_template_kwargs,
+            add_generation_prompt,
+            continue_final_message,
+        )
 
         def make() -> GenerationJob:
             return self._chat_job(
                 hosted,
                 messages,
                 sampling_params,
-                tools,
                 options,
                 request_id=request_id,
                 priority=priority,

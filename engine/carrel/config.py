@@ -26,6 +26,8 @@ class ModelSpec:
     dtype: DType | None = None  # None: the engine's
     max_model_len: int | None = None  # None: the engine's, else the model's
     chat_template: str | None = None  # template text that replaces the model's own
+    tool_call_parser: str | None = None  # how it writes tool calls, see carrel.parsers; None: read from the template
+    reasoning_parser: str | None = None  # how it writes its thoughts; None: read from the template; "none": it has none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from carrel import host_registry
+from carrel.chat_options import ChatOptions, Tool, ToolChoice
 from carrel.config import DType, EngineConfig, ModelSpec, Quantization, Task
 from carrel.errors import ContextLengthError, EngineClosedError, InvalidParamsError, RequestError
 from carrel.host import EngineHost
@@ -122,8 +123,7 @@ class Face:
         model: HostedModel,
         messages: Messages,
         params: SamplingParams | None,
-        tools: Sequence[Mapping[str, Any]] | None,
-        template_options: Mapping[str, Any],
+        options: ChatOptions,
         *,
         request_id: str | None = None,
         priority: int = 0,
@@ -132,7 +132,7 @@ class Face:
         return GenerationJob(
             self.host,
             model,
-            tokenize_chat(model, messages, tools, **template_options),
+            tokenize_chat(model, messages, options),
             params or SamplingParams(),
             request_id=request_id or new_request_id("chat"),
             priority=priority,
@@ -224,19 +224,25 @@ def with_kind(params: SamplingParams | None, kind: Any) -> SamplingParams:
     return replace(params or SamplingParams(), output_kind=kind)
 
 
-def template_options(
+def chat_options(
+    tools: Sequence[Tool] | None,
+    tool_choice: ToolChoice,
+    parallel_tool_calls: bool,
     chat_template: str | None,
     chat_template_kwargs: Mapping[str, Any] | None,
     add_generation_prompt: bool,
     continue_final_message: bool,
-) -> dict[str, Any]:
-    """How to render a conversation, as :func:`carrel.inputs.tokenize_chat` takes it."""
-    return {
-        "chat_template": chat_template,
-        "chat_template_kwargs": chat_template_kwargs,
-        "add_generation_prompt": add_generation_prompt,
-        "continue_final_message": continue_final_message,
-    }
+) -> ChatOptions:
+    """The options of a chat call, out of the arguments of a face."""
+    return ChatOptions(
+        tools=tools or (),
+        tool_choice=tool_choice,
+        parallel_tool_calls=parallel_tool_calls,
+        chat_template=chat_template,
+        chat_template_kwargs=chat_template_kwargs or {},
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+    )
 
 
 def new_request_id(kind: str) -> str:

@@ -32,6 +32,8 @@ class HostedModel:
     max_model_len: int  # tokens of prompt and output together
     eos_token_ids: frozenset[int] = frozenset()
     matryoshka: bool = False  # its vectors may be cut to fewer dimensions
+    tool_call_parser: str | None = None  # how it writes tool calls; None: it is not known to write any
+    reasoning_parser: str | None = None  # how it writes its thoughts; None: it has none
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from carrel.chat_messages import Message
+from carrel.chat_options import ChatOptions
 from carrel.chat_template import ChatTemplate
 from carrel.errors import ContextLengthError, InvalidParamsError, RequestError
 from carrel.hosted_model import HostedModel
@@ -107,29 +108,28 @@ def check_token_ids(model: HostedModel, token_ids: list[int]) -> list[int]:
 def tokenize_chat(
     model: HostedModel,
     messages: Messages,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    *,
-    chat_template: str | None = None,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    add_generation_prompt: bool = True,
-    continue_final_message: bool = False,
+    options: ChatOptions | None = None,
 ) -> TokenizedPrompt:
     """Text and tokens of a conversation. The template writes the special tokens itself, so none are added.
 
     Raises:
         ChatTemplateError: the model has no template, or it refused the messages.
     """
-    template = (
-        ChatTemplate(chat_template, model.tokenizer.special_tokens) if chat_template else model.require_chat_template()
-    )
-    text = template.render(
+    options = options or ChatOptions()
+    text = _template_of(model, options).render(
         messages,
-        tools,
-        add_generation_prompt=add_generation_prompt,
-        continue_final_message=continue_final_message,
-        **_template_kwargs(chat_template_kwargs or {}),
+        options.tools,
+        add_generation_prompt=options.add_generation_prompt,
+        continue_final_message=options.continue_final_message,
+        **_template_kwargs(options.chat_template_kwargs),
     )
     return tokenize_prompt(model, text, add_special_tokens=False)
+
+
+def _template_of(model: HostedModel, options: ChatOptions) -> ChatTemplate:
+    if options.chat_template:
+        return ChatTemplate(options.chat_template, model.tokenizer.special_tokens)
+    return model.require_chat_template()
 
 
 def _template_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:

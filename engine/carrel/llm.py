@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from carrel.face import Face, RerankCall, per_prompt, template_options, with_kind
+from carrel.chat_options import Tool, ToolChoice
+from carrel.face import Face, RerankCall, chat_options, per_prompt, with_kind
 from carrel.hosted_model import HostedModel
 from carrel.inputs import Messages, Prompt, Prompts, as_conversations, as_prompts
 from carrel.jobs import Job
@@ -72,7 +73,9 @@ class LLM(Face):
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         model: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Tool] | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
@@ -85,9 +88,17 @@ class LLM(Face):
             ChatTemplateError: the model has no chat template, or it refused the messages.
         """
         hosted, items = self._model(model, "chat"), as_conversations(messages)
-        options = template_options(chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message)
+        options = chat_options(
+            tools,
+            tool_choice,
+            parallel_tool_calls,
+            chat_template,
+            chat_template_kwargs,
+            add_generation_prompt,
+            continue_final_message,
+        )
         jobs = [
-            self._chat_job(hosted, item, with_kind(param, RequestOutputKind.FINAL_ONLY), tools, options)
+            self._chat_job(hosted, item, with_kind(param, RequestOutputKind.FINAL_ONLY), options)
             for item, param in zip(items, per_prompt(sampling_params, len(items)), strict=True)
         ]
         return self._run(jobs, len(jobs), "chats", use_tqdm)
@@ -107,15 +118,25 @@ class LLM(Face):
         sampling_params: SamplingParams | None = None,
         *,
         model: str | None = None,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Tool] | None = None,
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> Iterator[RequestOutput]:
         """Answer one conversation, step by step; as :meth:`stream`."""
-        options = template_options(chat_template, chat_template_kwargs, add_generation_prompt, continue_final_message)
-        job = self._chat_job(self._model(model, "chat"), messages, sampling_params, tools, options)
+        options = chat_options(
+            tools,
+            tool_choice,
+            parallel_tool_calls,
+            chat_template,
+            chat_template_kwargs,
+            add_generation_prompt,
+            continue_final_message,
+        )
+        job = self._chat_job(self._model(model, "chat"), messages, sampling_params, options)
         return stream_job(self.host.loop, job)
 
     # -- vectors and scores

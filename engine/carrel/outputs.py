@@ -35,8 +35,52 @@ class RequestMetrics:
 
 
 @dataclass(slots=True)
+class ToolCall:
+    """One call that the model asks for; ``arguments`` is JSON text, cut short if the output was."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(slots=True)
+class ChatMessage:
+    """What a model answered in a chat: its thoughts, its words, its calls. A call's text is no part of ``content``."""
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ToolCallDelta:
+    """A piece of a call. Calls come one after another, never interleaved; ``arguments`` of one call concatenate."""
+
+    index: int
+    id: str | None = None  # in the first piece of a call, and no other
+    name: str | None = None  # in the first piece, whole
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class MessageDelta:
+    """What is new of a :class:`ChatMessage`."""
+
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.content or self.reasoning or self.tool_calls)
+
+
+@dataclass(slots=True)
 class CompletionOutput:
-    """One of the ``n`` completions of a prompt."""
+    """One of the ``n`` completions of a prompt.
+
+    ``text`` is all that the model wrote, thoughts and calls included. Of a chat, ``message`` is the same taken apart;
+    in the output kind DELTA ``delta`` is what is new of it, and ``message`` is None.
+    """
 
     index: int
     text: str
@@ -45,6 +89,8 @@ class CompletionOutput:
     logprobs: list[LogprobsOnePosition] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None  # the stop string or the stop token that ended it
+    message: ChatMessage | None = None
+    delta: MessageDelta | None = None
 
     @property
     def finished(self) -> bool:
@@ -64,6 +110,7 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     finished: bool
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache
+    prompt_logprobs: list[LogprobsOnePosition | None] | None = None  # one for each prompt token; the first is None
     metrics: RequestMetrics | None = None
 
 

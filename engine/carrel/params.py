@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
 
 from carrel.errors import InvalidParamsError
+from carrel.structured_params import StructuredOutputsParams
 
 MAX_LOGPROBS = 20  # OpenAI's limit on top_logprobs
 MAX_N = 128
@@ -54,6 +55,12 @@ class SamplingParams:
     max_tokens: int | None = 16  # None: up to the context length
     min_tokens: int = 0  # no end of sequence before
     logprobs: int | None = None  # this many most likely tokens beside each sampled one
+    prompt_logprobs: int | None = None  # the same of the prompt's own tokens, from the second on
+    best_of: int | None = None  # generate so many, return the n most likely; None: n
+    logit_bias: Mapping[int, float] | None = None  # token id → added to its logit, -100 … 100
+    allowed_token_ids: Sequence[int] | None = None  # nothing else is drawn, but the end of the sequence
+    bad_words: Sequence[str] = ()  # texts whose tokens never follow one another
+    structured_outputs: StructuredOutputsParams | None = None  # the form that the text must have
     skip_special_tokens: bool = True
     output_kind: RequestOutputKind = field(default=RequestOutputKind.CUMULATIVE)
 
@@ -62,8 +69,12 @@ class SamplingParams:
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         object.__setattr__(self, "top_k", 0 if self.top_k == -1 else self.top_k)
+        object.__setattr__(self, "bad_words", tuple(self.bad_words))
+        if self.logit_bias is not None:
+            object.__setattr__(self, "logit_bias", {int(token): float(bias) for token, bias in self.logit_bias.items()})
         self._check_counts()
         self._check_ranges()
+        self._check_constraints()
 
     def _check_counts(self) -> None:
         _require(1 <= self.n <= MAX_N, "n", f"must be between 1 and {MAX_N}, got {self.n}.")
@@ -77,10 +88,14 @@ class SamplingParams:
             "min_tokens",
             f"must be at most max_tokens={self.max_tokens}, got {self.min_tokens}.",
         )
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            message = f"must be between 0 and {MAX_LOGPROBS}, got {value}."
+            _require(value is None or 0 <= value <= MAX_LOGPROBS, name, message)
         _require(
-            self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS,
-            "logprobs",
-            f"must be between 0 and {MAX_LOGPROBS}, got {self.logprobs}.",
+            self.best_of is None or self.n <= self.best_of <= MAX_N,
+            "best_of",
+            f"must be between n={self.n} and {MAX_N}, got {self.best_of}.",
         )
         _require(all(self.stop_strings), "stop", "must not hold an empty string.")
 
@@ -96,6 +111,32 @@ class SamplingParams:
             _require(-2.0 <= value <= 2.0, name, f"must be in [-2, 2], got {value}.")
         _require(
             self.repetition_penalty > 0.0, "repetition_penalty", f"must be above 0, got {self.repetition_penalty}."
+        )
+
+    def _check_constraints(self) -> None:
+        for token, bias in (self.logit_bias or {}).items():
+            _require(-100.0 <= bias <= 100.0, "logit_bias", f"must be in [-100, 100], got {bias} for token {token}.")
+        _require(self.allowed_token_ids is None or len(self.allowed_token_ids) > 0, "allowed_token_ids", "is empty.")
+        _require(all(self.bad_words), "bad_words", "must not hold an empty string.")
+        _require(
+            self.structured_outputs is None or not self.ignore_eos,
+            "ignore_eos",
+            "does not go with structured_outputs: the text ends where its form does.",
+        )
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences to generate for a prompt."""
+        return self.n if self.best_of is None else self.best_of
+
+    @property
+    def has_constraints(self) -> bool:
+        """Whether some tokens may not be drawn, or are drawn more or less often than the model says."""
+        return bool(
+            self.logit_bias
+            or self.allowed_token_ids is not None
+            or self.bad_words
+            or self.structured_outputs is not None
         )
 
     @property

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from carrel.grammar import Grammar
 from carrel.outputs import FinishReason
 from carrel.params import PoolingParams, SamplingParams
 
@@ -55,6 +56,8 @@ class Request:
     eos_token_ids: frozenset[int] = frozenset()
     max_tokens: int = 1  # resolved: at least 1, fits the context
     seed: int = 0  # resolved: sampling depends on (seed, position) alone
+    grammar: Grammar | None = None  # the form that the output must have, compiled
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = ()  # token sequences that never appear in the output
     priority: int = 0  # lower goes first
     cache_salt: str | None = None  # requests of other salts never share blocks
     arrival_time: float = field(default_factory=time.monotonic)
@@ -101,7 +104,13 @@ class Request:
     @property
     def needs_host_tokens(self) -> bool:
         """Whether sampling its next token takes more of its tokens so far than their number."""
-        return self.sampling_params is not None and self.sampling_params.has_penalties
+        params = self.sampling_params
+        return params is not None and (params.has_penalties or self.reads_output)
+
+    @property
+    def reads_output(self) -> bool:
+        """Whether what may be drawn next depends on which tokens were drawn: a grammar, bad words of several tokens."""
+        return self.grammar is not None or any(len(word) > 1 for word in self.bad_words_token_ids)
 
     @property
     def finish_reason(self) -> FinishReason | None:

@@ -248,7 +248,7 @@ class Scheduler:
             request.request_id,
             token_ids or [],
             logprobs,
-            pooled,
+            pooled=pooled,
             finish_reason=request.finish_reason,
             stop_reason=request.stop_reason,
             num_cached_tokens=request.num_cached_tokens,

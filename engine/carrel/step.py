@@ -76,6 +76,7 @@ class RequestResult:
 
     token_ids: list[int] = field(default_factory=list)  # sampled; empty while the prompt is not finished, or pooling
     logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of the prompt tokens that this step's tokens predict
     pooled: FloatArray | None = None  # [dim] embedding, or [num_labels] raw logits of a cross-encoder
     error: CarrelError | None = None  # of this request alone, e.g. a non-finite vector
 
@@ -155,6 +156,7 @@ class EngineOutput:
     request_id: str
     new_token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of the whole prompt but its first token; with the first token
     pooled: FloatArray | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from carrel.outputs import MessageDelta
@@ -17,3 +19,13 @@ class MessageParser(Protocol):
     def flush(self) -> MessageDelta:
         """What was held back: the text has ended."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerFormat:
+    """How the answer to one chat call is written: what takes it apart, and what form it is held to."""
+
+    make_parser: Callable[[], MessageParser]  # one for each completion
+    needs_special_tokens: bool = False  # the parser looks for tokens that skip_special_tokens would drop
+    thought_end: str | None = None  # the answer is, or may be, thoughts up to this text, which a form does not touch
+    tool_grammar: str | None = None  # Lark: calls that the answer must hold, or the form that calls must have if any

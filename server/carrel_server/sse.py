@@ -7,7 +7,7 @@ A frame is ``data: `` + one line of JSON + LF LF. Never CRLF (Dify splits on LF 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -42,10 +42,16 @@ def frame(event: Any) -> bytes:
 
 
 class EventStream(Response):
-    """Sends events as they come, and an error as an event. However it ends, ``source`` is closed."""
+    """Sends events as they come, and an error as an event. However it ends, ``source`` is closed.
+
+    Another format of stream says how it writes one event, an error, and its end.
+    """
+
+    stream_headers: Mapping[str, str] = HEADERS
+    last: bytes = DONE
 
     def __init__(self, events: AsyncGenerator[Any, None], source: Closable) -> None:
-        super().__init__(headers=HEADERS)
+        super().__init__(headers=self.stream_headers)
         del self.headers["content-length"]
         self._events = events
         self._source = source
@@ -58,18 +64,25 @@ class EventStream(Response):
             except ClientDisconnect:
                 return
             except HttpError as error:
-                await _send(send, frame(describe(error)[1]))
+                await _send(send, self.encode_error(error))
                 await _end(send)
+
+    def encode(self, event: Any) -> bytes:
+        return frame(event)
+
+    def encode_error(self, error: Exception) -> bytes:
+        return self.encode(describe(error)[1])
 
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._events) as events:
             try:
                 async for event in events:
-                    await _send(send, frame(event))
+                    await _send(send, self.encode(event))
             except Exception as error:  # the HTTP edge: the status is sent already, so the error becomes an event
                 logger.warning("A stream ended by an error.", exc_info=error)
-                await _send(send, frame(describe(error)[1]))
-        await _send(send, DONE)
+                await _send(send, self.encode_error(error))
+        if self.last:
+            await _send(send, self.last)
         await _end(send)
 
 

@@ -42,10 +42,12 @@ class Body(BaseModel):
             InvalidParamsError: a field that carrel does not have yet asks for something.
         """
         extra = self.model_extra or {}
+        nested = [(name, value) for name, value in self if isinstance(value, Body)]
+        inner = [f"{name}.{field}" for name, value in nested for field in value.unknown_fields()]
         for name, harmless in self.not_yet.items():
             if name in extra and not _in(extra[name], (*EMPTY, *harmless)):
                 raise InvalidParamsError(f"{name} is not supported by carrel yet; leave it out.", param=name)
-        return [name for name in extra if name not in self.not_yet and name not in self.neutral]
+        return [name for name in extra if name not in self.not_yet and name not in self.neutral] + inner
 
 
 def _in(value: Any, values: tuple[Any, ...]) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, ClassVar
 
 from carrel.errors import InvalidParamsError
 from carrel.params import RequestOutputKind, SamplingParams
+from carrel.structured_params import StructuredOutputsParams
 
 from carrel_server.schemas.base import Body
+from carrel_server.schemas.structured import of_response_format, of_structured_outputs, one_form
 
 NEUTRAL = frozenset(
     {
@@ -20,8 +23,6 @@ NEUTRAL = frozenset(
         "safety_identifier",
         "prompt_cache_key",
         "prompt_cache_retention",
-        "parallel_tool_calls",
-        "request_id",
     }
 )
 
@@ -37,25 +38,11 @@ class SamplingBody(Body):
 
     neutral: ClassVar[frozenset[str]] = NEUTRAL
     not_yet: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "logit_bias": (),
         "logits_processors": (),
-        "allowed_token_ids": (),
-        "bad_words": (),
-        "prompt_logprobs": (),
-        "return_token_ids": (),
-        "return_tokens_as_token_ids": (),
-        "use_beam_search": (),
-        "truncate_prompt_tokens": (),
         "spaces_between_special_tokens": (True,),
-        "length_penalty": (1, 1.0),
-        "structured_outputs": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "guided_choice": (),
-        "guided_grammar": (),
+        "guided_whitespace_pattern": (),
         "kv_transfer_params": (),
         "vllm_xargs": (),
-        "response_format": ({"type": "text"},),
     }
 
     stream: bool = False
@@ -77,18 +64,40 @@ class SamplingBody(Body):
     max_tokens: int | None = None
     min_tokens: int | None = None
     skip_special_tokens: bool | None = None
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    prompt_logprobs: int | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | bool | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    use_beam_search: bool = False  # n is the number of beams
+    length_penalty: float = 1.0  # of beams: their score is divided by length ** length_penalty
+    truncate_prompt_tokens: int | None = None  # keep the last so many; -1: as many as fit
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False  # in logprobs: "token_id:5" for the text of token 5
+    request_id: str | None = None
     priority: int = 0  # lower goes first
     cache_salt: str | None = None  # requests of other salts share no prefix cache
 
     def check_stream(self) -> None:
         """
         Raises:
-            InvalidParamsError: ``stream_options`` without ``stream``, or ``best_of`` that differs from ``n``.
+            InvalidParamsError: ``stream_options`` without ``stream``, or a stream of what is known at the end alone.
         """
         if self.stream_options is not None and not self.stream:
             raise InvalidParamsError("stream_options needs stream: true.", param="stream_options")
-        if self.best_of is not None and self.best_of != (self.n or 1):
-            raise InvalidParamsError("best_of other than n is not supported by carrel yet.", param="best_of")
+        at_the_end = {
+            "best_of": self.best_of is not None and self.best_of != (self.n or 1),
+            "prompt_logprobs": bool(self.prompt_logprobs),
+            "use_beam_search": self.use_beam_search,
+        }
+        for name, asked in at_the_end.items():
+            if self.stream and asked:
+                raise InvalidParamsError(f"{name} does not go with stream: true.", param=name)
 
     @property
     def include_usage(self) -> bool:
@@ -97,12 +106,33 @@ class SamplingBody(Body):
     def sampling_params(
         self, defaults: Mapping[str, Any], *, max_tokens: int | None, logprobs: int | None
     ) -> SamplingParams:
-        """What was sent, over the model's defaults, over OpenAI's."""
+        """What was sent, over the model's defaults, over OpenAI's.
+
+        Raises:
+            InvalidParamsError: a value out of its range, or more than one form for the answer.
+        """
         names = SAMPLING_FIELDS & SamplingBody.model_fields.keys()
         sent = {name: value for name in names if (value := getattr(self, name)) is not None}
         kind = RequestOutputKind.DELTA if self.stream else RequestOutputKind.FINAL_ONLY
         fixed = {"max_tokens": max_tokens, "logprobs": logprobs, "output_kind": kind}
-        return SamplingParams(**{**defaults, **sent, **fixed})
+        return SamplingParams(**{**defaults, **sent, **fixed, "structured_outputs": self.form()})
+
+    def form(self) -> StructuredOutputsParams | None:
+        """The form that the answer must have, from whichever field asks for one."""
+        guided = ("json", "regex", "choice", "grammar")
+        forms = {f"guided_{name}": of_structured_outputs({name: getattr(self, f"guided_{name}")}) for name in guided}
+        return one_form(
+            {
+                "response_format": of_response_format(self.response_format),
+                "structured_outputs": of_structured_outputs(self.structured_outputs),
+                **forms,
+            }
+        )
 
 
-SAMPLING_FIELDS = frozenset(SamplingParams.__dataclass_fields__) - {"max_tokens", "logprobs", "output_kind"}
+SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams)) - {
+    "max_tokens",
+    "logprobs",
+    "output_kind",
+    "structured_outputs",
+}

@@ -12,13 +12,18 @@ from carrel._version import __version__
 
 if TYPE_CHECKING:
     from carrel.async_llm import AsyncLLM
+    from carrel.beam_params import BeamSearchParams
     from carrel.config import EngineConfig, ModelSpec
     from carrel.errors import CarrelError
     from carrel.host import EngineHost
     from carrel.llm import LLM
     from carrel.outputs import (
+        BeamSearchOutput,
+        BeamSearchSequence,
+        ClassificationRequestOutput,
         CompletionOutput,
         EmbeddingRequestOutput,
+        PoolingRequestOutput,
         RequestOutput,
         RerankOutput,
         RerankResult,
@@ -28,7 +33,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AsyncLLM": "async_llm",
+    "BeamSearchOutput": "outputs",
+    "BeamSearchParams": "beam_params",
+    "BeamSearchSequence": "outputs",
     "CarrelError": "errors",
+    "ClassificationRequestOutput": "outputs",
     "CompletionOutput": "outputs",
     "EmbeddingRequestOutput": "outputs",
     "EngineConfig": "config",
@@ -36,6 +45,7 @@ _HOMES = {
     "LLM": "llm",
     "ModelSpec": "config",
     "PoolingParams": "params",
+    "PoolingRequestOutput": "outputs",
     "RequestOutput": "outputs",
     "RequestOutputKind": "params",
     "RerankOutput": "outputs",
@@ -47,13 +57,18 @@ _HOMES = {
 __all__ = [
     "LLM",
     "AsyncLLM",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
     "CarrelError",
+    "ClassificationRequestOutput",
     "CompletionOutput",
     "EmbeddingRequestOutput",
     "EngineConfig",
     "EngineHost",
     "ModelSpec",
     "PoolingParams",
+    "PoolingRequestOutput",
     "RequestOutput",
     "RequestOutputKind",
     "RerankOutput",

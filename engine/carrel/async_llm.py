@@ -14,13 +14,22 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from carrel.async_runner import AsyncRunner
+from carrel.beam_params import BeamSearchParams
+from carrel.beam_search import BeamSearch, request_output
 from carrel.chat_options import Tool, ToolChoice
 from carrel.errors import EngineClosedError
 from carrel.face import Face, RerankCall, chat_options
 from carrel.hosted_model import HostedModel
 from carrel.inputs import Messages, Prompt, Prompts, as_prompts
 from carrel.jobs import GenerationJob
-from carrel.outputs import EmbeddingRequestOutput, RequestOutput, RerankOutput, ScoringRequestOutput
+from carrel.outputs import (
+    ClassificationRequestOutput,
+    EmbeddingRequestOutput,
+    PoolingRequestOutput,
+    RequestOutput,
+    RerankOutput,
+    ScoringRequestOutput,
+)
 from carrel.params import PoolingParams, SamplingParams
 from carrel.scoring import ScoringPlan, Truncation
 
@@ -125,6 +134,32 @@ class AsyncLLM(Face):
             async for output in outputs:
                 yield output
 
+    async def beam_search(
+        self,
+        prompt: Prompt,
+        params: BeamSearchParams,
+        *,
+        model: str | None = None,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The best continuations that a beam search finds: one output, with a completion for each, the best first.
+
+        Closing the iterator or cancelling the task ends the search.
+
+        Raises:
+            RequestError: the prompt or a parameter is wrong; ContextLengthError if it is too long.
+        """
+        hosted = self._model(model, "chat")
+
+        def make() -> BeamSearch:
+            return self._beam_search(
+                hosted, prompt, params, request_id=request_id, priority=priority, cache_salt=cache_salt
+            )
+
+        yield await self._run_search(await self._off_loop(make))
+
     def abort(self, request_id: str) -> None:
         """End a generation; its reader gets a last output with finish_reason "abort". Unknown ids are passed over."""
         job = self._running.get(request_id)
@@ -144,6 +179,32 @@ class AsyncLLM(Face):
         """Vectors [dim] in fp32, in the order of the inputs; as :meth:`carrel.LLM.embed`."""
         hosted, items = self._model(model, "embedding"), as_prompts(prompts)
         jobs = await self._off_loop(lambda: list(self._embedding_jobs(hosted, items, pooling_params, request_id)))
+        return await self._runner.run(jobs)
+
+    async def classify(
+        self,
+        prompts: Prompts,
+        pooling_params: PoolingParams | None = None,
+        *,
+        model: str | None = None,
+        request_id: str | None = None,
+    ) -> list[ClassificationRequestOutput]:
+        """The probability of each label, in the order of the inputs; as :meth:`carrel.LLM.classify`."""
+        hosted, items = self._model(model, "classify"), as_prompts(prompts)
+        jobs = await self._off_loop(lambda: list(self._classification_jobs(hosted, items, pooling_params, request_id)))
+        return await self._runner.run(jobs)
+
+    async def encode(
+        self,
+        prompts: Prompts,
+        pooling_params: PoolingParams | None = None,
+        *,
+        model: str | None = None,
+        request_id: str | None = None,
+    ) -> list[PoolingRequestOutput]:
+        """Raw vectors or logits, in the order of the inputs; as :meth:`carrel.LLM.encode`."""
+        hosted, items = self._model(model, "pooling"), as_prompts(prompts)
+        jobs = await self._off_loop(lambda: list(self._pooling_jobs(hosted, items, pooling_params, request_id)))
         return await self._runner.run(jobs)
 
     async def score(
@@ -209,6 +270,14 @@ class AsyncLLM(Face):
                     yield output
         finally:
             self._running.pop(job.request_id, None)
+
+    async def _run_search(self, search: BeamSearch) -> RequestOutput:
+        try:
+            while jobs := search.jobs():
+                search.advance(jobs, await self._runner.run(jobs))
+            return request_output(search, search.finish())
+        finally:
+            search.abandon()
 
     async def _run_plan(self, plan: ScoringPlan) -> list[ScoringRequestOutput]:
         return plan.outputs(await self._runner.run(plan.jobs))

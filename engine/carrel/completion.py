@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from carrel.detokenizer import make_detokenizer
-from carrel.outputs import CompletionOutput, FinishReason, Logprob, LogprobsOnePosition
+from carrel.logprobs import named_logprobs
+from carrel.outputs import CompletionOutput, FinishReason, LogprobsOnePosition
 from carrel.params import SamplingParams
 from carrel.step import EngineOutput, TokenLogprobs
 from carrel.stop_strings import StopStrings
@@ -84,17 +85,8 @@ class Completion:
     def _append_token(self, token_id: int, logprobs: TokenLogprobs | None) -> None:
         self.token_ids.append(token_id)
         if logprobs is not None and self._logprobs is not None:
-            self._logprobs.append(self._named(logprobs))
+            self._logprobs.append(named_logprobs(self._tokenizer, logprobs))
             self.cumulative_logprob = (self.cumulative_logprob or 0.0) + logprobs.logprobs[0]
-
-    def _named(self, logprobs: TokenLogprobs) -> LogprobsOnePosition:
-        """The sampled token stands first and, if it is among the most likely ones too, only once."""
-        position: LogprobsOnePosition = {}
-        for token_id, logprob, rank in zip(logprobs.token_ids, logprobs.logprobs, logprobs.ranks, strict=True):
-            if token_id not in position:
-                text = self._tokenizer.token_bytes(token_id).decode("utf-8", "replace")
-                position[token_id] = Logprob(logprob, rank, text)
-        return position
 
     def _append_text(self, text: str) -> None:
         # Text of the first min_tokens cannot stop it.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from carrel import host_registry
+from carrel.beam_params import BeamSearchParams
+from carrel.beam_search import BeamSearch
 from carrel.chat_options import ChatOptions, Tool, ToolChoice
-from carrel.config import DType, EngineConfig, ModelSpec, Quantization, Task
+from carrel.classification import ClassificationJob, RawPoolingJob, classification_job, raw_pooling_job
+from carrel.config import Ability, DType, EngineConfig, ModelSpec, Quantization, Task
 from carrel.errors import ContextLengthError, EngineClosedError, InvalidParamsError, RequestError
 from carrel.host import EngineHost
 from carrel.hosted_model import HostedModel
@@ -20,6 +23,8 @@ from carrel.params import PoolingParams, SamplingParams
 from carrel.scoring import ScoringPlan, Truncation, check_rerank, embedding_job, make_pairs, plan_scoring, ranked
 from carrel.starter import STARTERS
 from carrel.tokenizer import Tokenizer
+
+J = TypeVar("J")
 
 
 class Face:
@@ -91,7 +96,7 @@ class Face:
         if self._owns_host:
             host_registry.release(self.host)
 
-    def _model(self, name: str | None, task: Task) -> HostedModel:
+    def _model(self, name: str | None, task: Ability) -> HostedModel:
         if self._closed:
             raise EngineClosedError(f"This {type(self).__name__} is closed. Open a new one.")
         return self.host.get(name, task)
@@ -142,13 +147,54 @@ class Face:
     def _embedding_jobs(
         self, model: HostedModel, prompts: Sequence[Prompt], params: PoolingParams | None, request_id: str | None = None
     ) -> Iterator[EmbeddingJob]:
-        base = request_id or new_request_id("embed")
+        return self._input_jobs(embedding_job, model, prompts, params, request_id or new_request_id("embed"))
+
+    def _classification_jobs(
+        self, model: HostedModel, prompts: Sequence[Prompt], params: PoolingParams | None, request_id: str | None = None
+    ) -> Iterator[ClassificationJob]:
+        return self._input_jobs(classification_job, model, prompts, params, request_id or new_request_id("classify"))
+
+    def _pooling_jobs(
+        self, model: HostedModel, prompts: Sequence[Prompt], params: PoolingParams | None, request_id: str | None = None
+    ) -> Iterator[RawPoolingJob]:
+        return self._input_jobs(raw_pooling_job, model, prompts, params, request_id or new_request_id("pool"))
+
+    def _input_jobs(
+        self,
+        make: Callable[..., J],
+        model: HostedModel,
+        prompts: Sequence[Prompt],
+        params: PoolingParams | None,
+        request_id: str,
+    ) -> Iterator[J]:
+        """A job for each input, made when it is its turn; an error says which input it is about."""
         for i, prompt in enumerate(prompts):
             try:
-                job = embedding_job(self.host, model, prompt, params or PoolingParams(), request_id=f"{base}-{i}")
+                job = make(self.host, model, prompt, params or PoolingParams(), request_id=f"{request_id}-{i}")
             except ContextLengthError as error:
                 raise (error if len(prompts) == 1 else error.of_input(i)) from None
             yield job
+
+    def _beam_search(
+        self,
+        model: HostedModel,
+        prompt: Prompt,
+        params: BeamSearchParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> BeamSearch:
+        tokens = tokenize_prompt(model, prompt)
+        return BeamSearch(
+            self.host,
+            model,
+            tokens,
+            params,
+            request_id=request_id or new_request_id("beam"),
+            priority=priority,
+            cache_salt=cache_salt,
+        )
 
     def _score_plan(
         self,

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from carrel.config import EngineConfig, ModelSpec, Task
+from carrel.config import Ability, EngineConfig, ModelSpec
 from carrel.core import EngineCore
 from carrel.errors import EngineClosedError, InvalidParamsError, ModelNotFoundError, UnsupportedTaskError
 from carrel.hosted_model import HostedModel
@@ -86,8 +86,8 @@ class EngineHost:
 
     # -- models
 
-    def get(self, name: str | None, task: Task) -> HostedModel:
-        """The model of that name that does ``task``; without a name the first one made for it.
+    def get(self, name: str | None, task: Ability) -> HostedModel:
+        """The model of that name that does ``task``; without a name the first one made for it, else the first able.
 
         Raises:
             ModelNotFoundError: no such name; the message lists all.
@@ -97,7 +97,7 @@ class EngineHost:
             able = [model for model in self.models.values() if model.can(task)]
             if not able:
                 raise UnsupportedTaskError(f"No model for {task} is hosted. Hosted: {self._listing()}.", param="model")
-            return next((model for model in able if model.task == task), able[0])
+            return next((model for model in able if model.is_made_for(task)), able[0])
         model = self.find(name)
         if not model.can(task):
             raise UnsupportedTaskError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from carrel.config import Task
+from carrel.config import Ability, Task
 from carrel.errors import ChatTemplateError, UnsupportedTaskError
 from carrel.models.config import ModelConfig
 
@@ -58,9 +58,24 @@ class HostedModel:
             return "cross-encoder"
         return "bi-encoder" if self.config.task == "embedding" else None
 
-    def can(self, task: Task) -> bool:
-        """True if the model does ``task``. An embedder can also rank, by the cosine of vectors."""
-        return self.task == task or (task == "rerank" and self.reranker_kind is not None)
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of what a classifier, or a cross-encoder, gives a logit for; empty for other models."""
+        return self.config.labels
+
+    def can(self, ability: Ability) -> bool:
+        """True if the model does that. An embedder can also rank, by the cosine of vectors."""
+        if ability == "classify":
+            return bool(self.labels)
+        if ability == "pooling":
+            return self.task != "chat"
+        return self.task == ability or (ability == "rerank" and self.reranker_kind is not None)
+
+    def is_made_for(self, ability: Ability) -> bool:
+        """True if that is what its files say, and not something that it can do as well."""
+        if ability == "classify":
+            return len(self.labels) > 1
+        return self.task == ability and (ability != "rerank" or len(self.labels) == 1)
 
     def require_chat_template(self) -> ChatTemplate:
         """The template, or a clear error for models that have none."""

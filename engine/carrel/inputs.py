@@ -6,15 +6,15 @@ Knows tokenizers, templates and limits of a hosted model; knows no thread and no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, replace
+from typing import Any, NotRequired, TypedDict
 
 from carrel.chat_messages import Message
 from carrel.chat_options import ChatOptions
 from carrel.chat_template import ChatTemplate
 from carrel.errors import ContextLengthError, InvalidParamsError, RequestError
 from carrel.hosted_model import HostedModel
-from carrel.params import PoolingParams, SamplingParams
+from carrel.params import PoolingParams, RequestOutputKind, SamplingParams
 from carrel.request import Request
 from carrel.tokenizer_files import SPECIAL_NAMES
 
@@ -26,15 +26,17 @@ class TokensPrompt(TypedDict):
 
 
 class TextPrompt(TypedDict):
-    """A prompt that is text, in vLLM's long form."""
+    """A prompt that is text, in vLLM's long form. ``add_special_tokens`` False: nothing is put before or behind it."""
 
     prompt: str
+    add_special_tokens: NotRequired[bool]
 
 
 Prompt = str | Sequence[int] | TokensPrompt | TextPrompt
 Prompts = Prompt | Sequence[str] | Sequence[Sequence[int]] | Sequence[TokensPrompt | TextPrompt]
 Messages = Sequence[Message]
 PROMPT_FORMS = "A prompt is a string, a list of token ids, {'prompt_token_ids': [...]} or {'prompt': '...'}."
+INSTRUCT = "Instruct: "  # E5-instruct, Qwen3-Embedding, GTE-Qwen2: "Instruct: …\nQuery: "
 QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query",), ("document", "passage")  # names in config_sentence_transformers.json
 
 
@@ -79,7 +81,10 @@ def tokenize_prompt(model: HostedModel, prompt: Prompt, *, add_special_tokens: b
     """
     text = _text_of(prompt)
     if text is not None:
-        token_ids = model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        special = add_special_tokens and (
+            not isinstance(prompt, Mapping) or prompt.get("add_special_tokens") is not False
+        )
+        token_ids = model.tokenizer.encode(text, add_special_tokens=special)
         return TokenizedPrompt(text, check_token_ids(model, token_ids))
     ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt
     if not isinstance(ids, Sequence) or isinstance(ids, str | bytes):
@@ -169,6 +174,21 @@ def resolve_max_tokens(model: HostedModel, num_prompt_tokens: int, max_tokens: i
     )
 
 
+def cut_prompt(model: HostedModel, prompt: TokenizedPrompt, params: SamplingParams) -> TokenizedPrompt:
+    """The end of the prompt, as far as ``truncate_prompt_tokens`` says; -1: what ``max_tokens`` leaves of the context.
+
+    Raises:
+        ContextLengthError: ``max_tokens`` leaves nothing.
+    """
+    cut = params.truncate_prompt_tokens
+    if cut == -1:
+        resolve_max_tokens(model, 1, params.max_tokens)
+        cut = model.max_model_len - (params.max_tokens or 1)
+    if cut is None or len(prompt.token_ids) <= cut:
+        return prompt
+    return replace(prompt, token_ids=prompt.token_ids[-cut:], truncated=True)
+
+
 def generation_requests(
     model: HostedModel,
     prompt: TokenizedPrompt,
@@ -179,7 +199,10 @@ def generation_requests(
     priority: int = 0,
     cache_salt: str | None = None,
 ) -> list[Request]:
-    """The ``n`` child requests of one prompt. Child ``i`` samples with ``seed + i``."""
+    """The child requests of one prompt, ``best_of`` or else ``n``. Child ``i`` samples with ``seed + i``.
+
+    The first alone computes the prompt's log probabilities.
+    """
     if model.task != "chat":
         raise InvalidParamsError(f"{model.key} is a model for {model.task}; it cannot generate.", param="model")
     max_tokens = resolve_max_tokens(model, len(prompt.token_ids), params.max_tokens)
@@ -188,27 +211,41 @@ def generation_requests(
             f"min_tokens must be at most {max_tokens}, the rest of the context, got {params.min_tokens}.",
             param="min_tokens",
         )
+    _check_best_of(params)
+    child = replace(params, logprobs=0) if params.ranks_sequences and params.logprobs is None else params
+    others = child if child.prompt_logprobs is None else replace(child, prompt_logprobs=None)
     return [
         Request(
-            request_id=request_id if params.n == 1 else f"{i}_{request_id}",
+            request_id=request_id if params.num_sequences == 1 else f"{i}_{request_id}",
             model=model.runner_key,
             prompt_token_ids=prompt.token_ids,
-            sampling_params=params,
+            sampling_params=child if i == 0 else others,
             eos_token_ids=model.eos_token_ids,
             max_tokens=max_tokens,
             seed=seed + i,
             priority=priority,
             cache_salt=cache_salt,
         )
-        for i in range(params.n)
+        for i in range(params.num_sequences)
     ]
+
+
+def _check_best_of(params: SamplingParams) -> None:
+    if params.ranks_sequences and params.output_kind is not RequestOutputKind.FINAL_ONLY:
+        raise InvalidParamsError(
+            f"Which n={params.n} of best_of={params.best_of} are the best is known at the end alone, so they cannot be "
+            "streamed; ask for the final output alone (output_kind FINAL_ONLY, stream: false).",
+            param="best_of",
+        )
 
 
 def pooling_prompt(model: HostedModel, prompt: Prompt, params: PoolingParams) -> TokenizedPrompt:
     """Tokens of one input, with the model's prompt for its kind before it, and cut if ``params`` ask for that."""
     text = _text_of(prompt)
-    prompt = prompt if text is None else _prompt_prefix(model, params) + text
-    tokenized = tokenize_prompt(model, prompt)
+    if text is not None:
+        text = _prompt_prefix(model, params) + text
+    special = params.add_special_tokens
+    tokenized = tokenize_prompt(model, prompt if text is None else text, add_special_tokens=special)
     limit = pooling_limit(model, params.truncate_prompt_tokens)
     if len(tokenized.token_ids) <= limit:
         return tokenized
@@ -220,9 +257,12 @@ def pooling_prompt(model: HostedModel, prompt: Prompt, params: PoolingParams) ->
             max_model_len=limit,
             param="input",
         )
-    if tokenized.text is None:
-        return TokenizedPrompt(None, tokenized.token_ids[:limit], truncated=True)
-    return TokenizedPrompt(tokenized.text, model.tokenizer.encode(tokenized.text, max_length=limit), truncated=True)
+    side = params.truncation_side
+    if text is None:
+        kept = tokenized.token_ids[:limit] if side == "right" else tokenized.token_ids[-limit:]
+        return TokenizedPrompt(None, kept, truncated=True)
+    kept = model.tokenizer.encode(text, add_special_tokens=special, max_length=limit, truncation_side=side)
+    return TokenizedPrompt(text, check_token_ids(model, kept), truncated=True)
 
 
 def pooling_limit(model: HostedModel, truncate_prompt_tokens: int | None) -> int:
@@ -234,6 +274,8 @@ def pooling_limit(model: HostedModel, truncate_prompt_tokens: int | None) -> int
 def _prompt_prefix(model: HostedModel, params: PoolingParams) -> str:
     pooling = model.config.pooling
     prompts = pooling.prompts if pooling else {}
+    if params.instruction is not None:
+        return _instructed(params.instruction, next((prompts[name] for name in QUERY_PROMPTS if name in prompts), ""))
     if params.prompt_name is not None:
         if params.prompt_name not in prompts:
             known = ", ".join(prompts) or "none"
@@ -246,3 +288,15 @@ def _prompt_prefix(model: HostedModel, params: PoolingParams) -> str:
     if found is not None or params.input_type is not None:
         return found or ""
     return prompts.get(pooling.default_prompt_name or "", "") if pooling else ""
+
+
+def _instructed(instruction: str, query_prompt: str) -> str:
+    """The instruction as the model was trained to read one, which its own prompt for queries shows.
+
+    >>> _instructed("Find books.", "Instruct: Find pages.\nQuery:")
+    'Instruct: Find books.\nQuery:'
+    """
+    before, found, rest = query_prompt.partition(INSTRUCT)
+    if not found:
+        return instruction
+    return before + found + instruction + "".join(rest.partition("\n")[1:])

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from carrel.errors import CarrelError, EngineClosedError
 from carrel.host import EngineHost
 from carrel.hosted_model import HostedModel
-from carrel.inputs import TokenizedPrompt, generation_requests
+from carrel.inputs import TokenizedPrompt, cut_prompt, generation_requests
 from carrel.output_processor import OutputProcessor
 from carrel.outputs import EmbeddingOutput, EmbeddingRequestOutput, FinishReason, FloatArray, RequestOutput
 from carrel.params import PoolingParams, SamplingParams
@@ -101,6 +101,8 @@ class GenerationJob(Job[RequestOutput]):
     ) -> None:
         super().__init__(host, model)
         self.request_id = request_id
+        prompt = cut_prompt(model, prompt, params)
+        self._truncated = prompt.truncated
         seed = host.fresh_seed() if params.seed is None else params.seed
         self.requests = generation_requests(
             model, prompt, params, request_id=request_id, seed=seed, priority=priority, cache_salt=cache_salt
@@ -115,7 +117,10 @@ class GenerationJob(Job[RequestOutput]):
         return self._processor.feed(outputs)
 
     def _take(self) -> RequestOutput | None:
-        return self._processor.take()
+        output = self._processor.take()
+        if output is not None:
+            output.truncated = self._truncated
+        return output
 
     def _count(self) -> None:
         times, children = self._processor.metrics, self._processor.completions

@@ -11,12 +11,22 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from carrel.beam_params import BeamSearchParams
+from carrel.beam_search import beam_search_output
 from carrel.chat_options import Tool, ToolChoice
 from carrel.face import Face, RerankCall, chat_options, per_prompt, with_kind
 from carrel.hosted_model import HostedModel
 from carrel.inputs import Messages, Prompt, Prompts, as_conversations, as_prompts
 from carrel.jobs import Job
-from carrel.outputs import EmbeddingRequestOutput, RequestOutput, RerankOutput, ScoringRequestOutput
+from carrel.outputs import (
+    BeamSearchOutput,
+    ClassificationRequestOutput,
+    EmbeddingRequestOutput,
+    PoolingRequestOutput,
+    RequestOutput,
+    RerankOutput,
+    ScoringRequestOutput,
+)
 from carrel.params import PoolingParams, RequestOutputKind, SamplingParams
 from carrel.scoring import ScoringPlan, Truncation
 from carrel.sync_runner import run_jobs, stream_job
@@ -139,6 +149,26 @@ class LLM(Face):
         job = self._chat_job(self._model(model, "chat"), messages, sampling_params, options)
         return stream_job(self.host.loop, job)
 
+    def beam_search(
+        self, prompts: Prompts, params: BeamSearchParams, *, model: str | None = None, use_tqdm: bool = False
+    ) -> list[BeamSearchOutput]:
+        """The ``beam_width`` best continuations of one prompt or many that a beam search finds, the best first.
+
+        Raises:
+            RequestError: a prompt or parameter is wrong; ContextLengthError if it is too long.
+        """
+        hosted = self._model(model, "chat")
+        searches = [self._beam_search(hosted, prompt, params) for prompt in as_prompts(prompts)]
+        try:
+            while rounds := [(search, jobs) for search in searches if (jobs := search.jobs())]:
+                found = iter(self._run([job for _, jobs in rounds for job in jobs], len(rounds), "beams", use_tqdm))
+                for search, jobs in rounds:
+                    search.advance(jobs, [next(found) for _ in jobs])
+            return [beam_search_output(search, search.finish()) for search in searches]
+        finally:
+            for search in searches:
+                search.abandon()
+
     # -- vectors and scores
 
     def embed(
@@ -158,6 +188,35 @@ class LLM(Face):
         items = as_prompts(prompts)
         jobs = self._embedding_jobs(hosted, items, pooling_params)
         return self._run(jobs, len(items), "inputs", use_tqdm)
+
+    def classify(
+        self,
+        prompts: Prompts,
+        pooling_params: PoolingParams | None = None,
+        *,
+        model: str | None = None,
+        use_tqdm: bool = True,
+    ) -> list[ClassificationRequestOutput]:
+        """The probability of each label, in the order of the inputs. ``host.get(model, "classify").labels`` names them.
+
+        Raises:
+            UnsupportedTaskError: no model with a classification head is hosted.
+        """
+        hosted, items = self._model(model, "classify"), as_prompts(prompts)
+        return self._run(self._classification_jobs(hosted, items, pooling_params), len(items), "inputs", use_tqdm)
+
+    def encode(
+        self,
+        prompts: Prompts,
+        pooling_params: PoolingParams | None = None,
+        *,
+        model: str | None = None,
+        use_tqdm: bool = True,
+    ) -> list[PoolingRequestOutput]:
+        """What the model gives for each input, raw: an embedder's vector, not normalised unless ``normalize=True``; a
+        classifier's or reranker's logits."""
+        hosted, items = self._model(model, "pooling"), as_prompts(prompts)
+        return self._run(self._pooling_jobs(hosted, items, pooling_params), len(items), "inputs", use_tqdm)
 
     def score(
         self,

@@ -6,11 +6,13 @@ several steps in one output.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
 from carrel.completion import Completion
-from carrel.outputs import RequestMetrics, RequestOutput
+from carrel.logprobs import named_prompt_logprobs
+from carrel.outputs import CompletionOutput, LogprobsOnePosition, RequestMetrics, RequestOutput
 from carrel.params import RequestOutputKind, SamplingParams
 from carrel.request import Request
 from carrel.step import EngineOutput
@@ -35,8 +37,11 @@ class OutputProcessor:
         self._prompt = prompt
         self._requests = list(requests)
         self._kind = params.output_kind
+        self._params, self._tokenizer = params, tokenizer
+        self._prompt_logprobs: list[LogprobsOnePosition | None] | None = None
         prompt_token_ids = requests[0].prompt_token_ids
-        self.completions = [Completion(i, tokenizer, prompt_token_ids, params) for i in range(len(requests))]
+        own = [request.sampling_params or params for request in requests]  # with what ranking needs
+        self.completions = [Completion(i, tokenizer, prompt_token_ids, each) for i, each in enumerate(own)]
         self._child_of = {request.request_id: child for request, child in zip(requests, self.completions, strict=True)}
         self.metrics = RequestMetrics(arrival_time=requests[0].arrival_time)
 
@@ -47,6 +52,8 @@ class OutputProcessor:
             child = self._child_of[output.request_id]
             was_open = child.finish_reason is None
             child.feed(output)
+            if output.prompt_logprobs is not None:
+                self._prompt_logprobs = named_prompt_logprobs(self._tokenizer, output.prompt_logprobs)
             if output.new_token_ids and self.metrics.first_token_time is None:
                 self.metrics.first_token_time = time.monotonic()
             if was_open and child.finish_reason is not None and not output.finished:
@@ -68,6 +75,11 @@ class OutputProcessor:
         """Prompt tokens that the first child found in the prefix cache."""
         return self._requests[0].num_cached_tokens
 
+    @property
+    def num_generated_tokens(self) -> int:
+        """Of all sequences, also of those that will not be shown."""
+        return sum([len(child.token_ids) for child in self.completions])
+
     def take(self) -> RequestOutput | None:
         """The output to show now, in the kind that the parameters ask for; None if there is nothing new to see."""
         if self._kind is RequestOutputKind.FINAL_ONLY and not self.finished:
@@ -75,11 +87,13 @@ class OutputProcessor:
         news = [child for child in self.completions if child.has_news]
         if not news:
             return None
-        shown = (
-            [child.delta() for child in news]
-            if self._kind is RequestOutputKind.DELTA
-            else [child.whole() for child in self.completions]
-        )
+        if self._kind is RequestOutputKind.DELTA:
+            shown = [child.delta() for child in news]
+        else:
+            shown = self._best([child.whole() for child in self.completions])
+        prompt_logprobs = self._prompt_logprobs
+        if self._kind is RequestOutputKind.DELTA:
+            self._prompt_logprobs = None
         self.metrics.first_scheduled_time = self._requests[0].first_scheduled_time
         return RequestOutput(
             request_id=self._request_id,
@@ -88,5 +102,23 @@ class OutputProcessor:
             outputs=shown,
             finished=self.finished,
             num_cached_tokens=self.num_cached_tokens,
+            num_generated_tokens=self.num_generated_tokens,
+            prompt_logprobs=prompt_logprobs,
             metrics=self.metrics,
         )
+
+    def _best(self, outputs: list[CompletionOutput]) -> list[CompletionOutput]:
+        """The ``n`` with the highest log probability per token, as OpenAI defines best_of; else all."""
+        if not self._params.ranks_sequences:
+            return outputs
+        best = sorted(outputs, key=_mean_logprob, reverse=True)[: self._params.n]
+        for index, output in enumerate(best):
+            output.index = index
+            if self._params.logprobs is None:
+                output.logprobs = output.cumulative_logprob = None
+        return best
+
+
+def _mean_logprob(output: CompletionOutput) -> float:
+    """Lowest for a sequence that has no token, because it was aborted."""
+    return (output.cumulative_logprob or 0.0) / len(output.token_ids) if output.token_ids else -math.inf

@@ -111,7 +111,28 @@ class RequestOutput:
     finished: bool
     num_cached_tokens: int = 0  # prompt tokens found in the prefix cache
     prompt_logprobs: list[LogprobsOnePosition | None] | None = None  # one for each prompt token; the first is None
+    truncated: bool = False  # the prompt was longer, and was cut as truncate_prompt_tokens says
+    num_generated_tokens: int = 0  # so far, of all sequences, those that best_of does not return included
     metrics: RequestMetrics | None = None
+
+
+@dataclass(slots=True)
+class BeamSearchSequence:
+    """One sequence that a beam search found; ``tokens`` and ``text`` begin with the prompt, as in vLLM."""
+
+    tokens: list[int]
+    logprobs: list[LogprobsOnePosition]  # of the generated tokens
+    cum_logprob: float = 0.0
+    text: str | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None  # the end-of-sequence token that ended it
+
+
+@dataclass(slots=True)
+class BeamSearchOutput:
+    """The best sequences of one prompt, the best first."""
+
+    sequences: list[BeamSearchSequence]
 
 
 @dataclass(slots=True)
@@ -129,6 +150,42 @@ class EmbeddingRequestOutput:
 
     request_id: str
     outputs: EmbeddingOutput
+    prompt_token_ids: list[int]
+    truncated: bool = False
+    finished: bool = True
+
+
+@dataclass(slots=True)
+class ClassificationOutput:
+    probs: list[float]  # one for each label
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.probs)
+
+
+@dataclass(slots=True)
+class ClassificationRequestOutput:
+    """The probability of each label for one input. The labels' names are ``HostedModel.labels``."""
+
+    request_id: str
+    outputs: ClassificationOutput
+    prompt_token_ids: list[int]
+    truncated: bool = False
+    finished: bool = True
+
+
+@dataclass(slots=True)
+class PoolingOutput:
+    data: FloatArray  # [dim] vector of an embedding model, or [num_labels] logits of a classifier or reranker
+
+
+@dataclass(slots=True)
+class PoolingRequestOutput:
+    """What a model makes of one input, raw."""
+
+    request_id: str
+    outputs: PoolingOutput
     prompt_token_ids: list[int]
     truncated: bool = False
     finished: bool = True

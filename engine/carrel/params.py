@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import ClassVar, Literal
 
 from carrel.errors import InvalidParamsError
 from carrel.structured_params import StructuredOutputsParams
@@ -26,6 +26,10 @@ class RequestOutputKind(Enum):
 def _require(condition: bool, param: str, message: str) -> None:
     if not condition:
         raise InvalidParamsError(f"{param} {message}", param=param)
+
+
+def _require_cut(cut: int | None) -> None:
+    _require(cut is None or cut == -1 or cut >= 1, "truncate_prompt_tokens", f"must be -1 or at least 1, got {cut}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +65,11 @@ class SamplingParams:
     allowed_token_ids: Sequence[int] | None = None  # nothing else is drawn, but the end of the sequence
     bad_words: Sequence[str] = ()  # texts whose tokens never follow one another
     structured_outputs: StructuredOutputsParams | None = None  # the form that the text must have
+    truncate_prompt_tokens: int | None = None  # keep the prompt's last so many; -1: as many as fit; None: all
     skip_special_tokens: bool = True
     output_kind: RequestOutputKind = field(default=RequestOutputKind.CUMULATIVE)
+
+    max_logprobs: ClassVar[int] = MAX_LOGPROBS
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -90,13 +97,14 @@ class SamplingParams:
         )
         for name in ("logprobs", "prompt_logprobs"):
             value = getattr(self, name)
-            message = f"must be between 0 and {MAX_LOGPROBS}, got {value}."
-            _require(value is None or 0 <= value <= MAX_LOGPROBS, name, message)
+            message = f"must be between 0 and {self.max_logprobs}, got {value}."
+            _require(value is None or 0 <= value <= self.max_logprobs, name, message)
         _require(
             self.best_of is None or self.n <= self.best_of <= MAX_N,
             "best_of",
             f"must be between n={self.n} and {MAX_N}, got {self.best_of}.",
         )
+        _require_cut(self.truncate_prompt_tokens)
         _require(all(self.stop_strings), "stop", "must not hold an empty string.")
 
     def _check_ranges(self) -> None:
@@ -128,6 +136,11 @@ class SamplingParams:
     def num_sequences(self) -> int:
         """Sequences to generate for a prompt."""
         return self.n if self.best_of is None else self.best_of
+
+    @property
+    def ranks_sequences(self) -> bool:
+        """Whether more sequences are generated than returned."""
+        return self.num_sequences > self.n
 
     @property
     def has_constraints(self) -> bool:
@@ -166,13 +179,19 @@ class PoolingParams:
     normalize: bool | None = None  # None: what the model's files say
     input_type: Literal["query", "document"] | None = None  # chooses the model's prompt
     prompt_name: str | None = None  # a prompt of config_sentence_transformers.json by name
+    instruction: str | None = None  # what the vectors are for; stands before each input instead of the model's prompt
+    add_special_tokens: bool = True  # those that the model's tokenizer puts around a text
     truncate_prompt_tokens: int | None = None  # cut longer inputs to this; -1: to the model's limit; None: an error
+    truncation_side: Literal["left", "right"] = "right"  # where they are cut
 
     def __post_init__(self) -> None:
         _require(
             self.dimensions is None or self.dimensions >= 1, "dimensions", f"must be at least 1, got {self.dimensions}."
         )
-        cut = self.truncate_prompt_tokens
         _require(
-            cut is None or cut == -1 or cut >= 1, "truncate_prompt_tokens", f"must be -1 or at least 1, got {cut}."
+            self.instruction is None or self.prompt_name is None,
+            "instruction",
+            "takes the place of the model's prompts, so prompt_name does not go with it.",
         )
+        _require(self.truncation_side in ("left", "right"), "truncation_side", "must be left or right.")
+        _require_cut(self.truncate_prompt_tokens)

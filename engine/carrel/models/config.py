@@ -55,7 +55,8 @@ class ModelConfig:
     type_vocab_size: int = 0
     position_offset: int = 0  # RoBERTa counts positions from pad_token_id + 1
     pad_token_id: int | None = None
-    num_labels: int = 0  # of a *ForSequenceClassification head
+    labels: tuple[str, ...] = ()  # of a *ForSequenceClassification head, in the order of its logits
+    problem_type: str | None = None  # what that head was trained for, as transformers names it
     pooling: PoolingConfig | None = None  # how hidden states become a vector; None: not an embedder
 
     generation: JsonObject = field(default_factory=dict)  # generation_config.json as it stands: default sampling
@@ -79,6 +80,10 @@ class ModelConfig:
     @property
     def is_decoder(self) -> bool:
         return self.rope is not None
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.labels)
 
     @property
     def max_model_len(self) -> int:

@@ -38,7 +38,8 @@ def _read(folder: Path, raw: JsonObject) -> ModelConfig:
         task=task,
         dtype=_dtype(raw),
         pooling=pooling,
-        num_labels=_num_labels(raw) if task == "rerank" else 0,
+        labels=_labels(raw) if task == "rerank" else (),
+        problem_type=raw.get("problem_type"),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", family.ties_by_default)),
         eos_token_ids=frozenset(_ids(raw.get("eos_token_id")) + _ids(generation.get("eos_token_id"))),
         bos_token_id=raw.get("bos_token_id"),
@@ -76,11 +77,11 @@ def _task(folder: Path, raw: JsonObject, architecture: str, *, is_decoder: bool)
     return "chat", None
 
 
-def _num_labels(raw: JsonObject) -> int:
+def _labels(raw: JsonObject) -> tuple[str, ...]:
     labels = raw.get("id2label")
     if isinstance(labels, dict) and labels:
-        return len(labels)
-    return int(raw.get("num_labels", 2))  # transformers' default
+        return tuple(str(labels[key]) for key in sorted(labels, key=int))
+    return tuple(f"LABEL_{index}" for index in range(int(raw.get("num_labels", 2))))  # transformers' default
 
 
 def _dtype(raw: JsonObject) -> str | None:

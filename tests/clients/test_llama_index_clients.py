@@ -1,0 +1,56 @@
+"""LlamaIndex's OpenAILike, with a changed URL and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.llms.openai_like import OpenAILike
+from reading_room import API_KEY, CHAT, LOANS, LOANS_ANSWER
+
+MESSAGES = [ChatMessage(role="user", content=LOANS)]
+
+
+@pytest.fixture
+def model(url: str) -> Iterator[OpenAILike]:
+    with httpx.Client(timeout=60) as transport:
+        yield OpenAILike(
+            model=CHAT,
+            api_base=url + "/v1",
+            api_key=API_KEY,
+            is_chat_model=True,
+            is_function_calling_model=True,
+            http_client=transport,
+            max_retries=0,
+        )
+
+
+def test_chat(model: OpenAILike) -> None:
+    assert model.chat(MESSAGES).message.content == LOANS_ANSWER
+    streamed = list(model.stream_chat(MESSAGES))
+    assert "".join(piece.delta or "" for piece in streamed) == LOANS_ANSWER
+    assert streamed[-1].message.content == LOANS_ANSWER
+
+
+def test_complete(model: OpenAILike, url: str) -> None:
+    assert model.complete(LOANS).text == LOANS_ANSWER
+    assert list(model.stream_complete(LOANS))[-1].text == LOANS_ANSWER
+
+
+def test_complete_of_a_base_model(model: OpenAILike) -> None:
+    """``is_chat_model=False`` goes to /v1/completions."""
+    model.is_chat_model = False
+    assert model.complete(LOANS, max_tokens=200).text == LOANS_ANSWER
+    assert "".join(piece.delta or "" for piece in model.stream_complete(LOANS, max_tokens=200)) == LOANS_ANSWER
+
+
+async def test_async(url: str) -> None:
+    async with httpx.AsyncClient() as transport:
+        model = OpenAILike(
+            model=CHAT, api_base=url + "/v1", api_key=API_KEY, is_chat_model=True, async_http_client=transport
+        )
+        assert (await model.achat(MESSAGES)).message.content == LOANS_ANSWER
+        pieces = [piece.delta or "" async for piece in await model.astream_chat(MESSAGES)]
+    assert "".join(pieces) == LOANS_ANSWER

@@ -35,7 +35,8 @@ from carrel.outputs import (
 from carrel.params import PoolingParams
 
 T = TypeVar("T")
-VECTOR_FIELDS = ("dimensions", "normalize", "input_type", "prompt_name")  # say nothing to a head that gives logits
+# These say nothing to a head that gives logits.
+VECTOR_FIELDS = ("dimensions", "normalize", "input_type", "prompt_name", "instruction")
 
 
 class _InputJob(PoolingJob[T]):

@@ -293,8 +293,8 @@ def _prompt_prefix(model: HostedModel, params: PoolingParams) -> str:
 def _instructed(instruction: str, query_prompt: str) -> str:
     """The instruction as the model was trained to read one, which its own prompt for queries shows.
 
-    >>> _instructed("Find books.", "Instruct: Find pages.\nQuery:")
-    'Instruct: Find books.\nQuery:'
+    >>> _instructed("Find books.", "Instruct: Find pages.\\nQuery:")
+    'Instruct: Find books.\\nQuery:'
     """
     before, found, rest = query_prompt.partition(INSTRUCT)
     if not found:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from carrel.errors import RequestError
 from carrel.tokenizer_files import TokenizerFiles, load_tokenizer_files
@@ -41,11 +41,19 @@ class Tokenizer:
 
     # -- text to ids
 
-    def encode(self, text: str, *, add_special_tokens: bool = True, max_length: int | None = None) -> list[int]:
-        """Ids of a text; with ``max_length`` the end of the text is cut, special tokens are kept."""
+    def encode(
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        max_length: int | None = None,
+        truncation_side: Literal["left", "right"] = "right",
+    ) -> list[int]:
+        """Ids of a text; with ``max_length`` one side of the text is cut, special tokens are kept."""
         encoding = self._encode(text)
         if max_length is not None:
-            encoding.truncate(max(0, max_length - (self.num_special_tokens if add_special_tokens else 0)))
+            room = max(0, max_length - (self.num_special_tokens if add_special_tokens else 0))
+            encoding.truncate(room, direction=truncation_side)
         return list(self._backend.post_process(encoding, None, add_special_tokens).ids)
 
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:

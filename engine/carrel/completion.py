@@ -1,4 +1,8 @@
-"""One completion as text: detokenizes, looks for stop strings, collects log probabilities. Knows one child request."""
+"""One completion as text: detokenized, cut at stop strings, a chat's taken apart; and its log probabilities.
+
+Knows one child request. Text runs through stop strings first, then through the parser of thoughts and tool calls; at
+the end what they hold back runs the same way.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from carrel.detokenizer import make_detokenizer
 from carrel.logprobs import named_logprobs
 from carrel.outputs import CompletionOutput, FinishReason, LogprobsOnePosition
 from carrel.params import SamplingParams
+from carrel.parsers.base import AnswerFormat
+from carrel.parsers.message_fold import MessageFold
 from carrel.step import EngineOutput, TokenLogprobs
 from carrel.stop_strings import StopStrings
 from carrel.tokenizer import Tokenizer
@@ -14,13 +20,25 @@ from carrel.tokenizer import Tokenizer
 class Completion:
     """Takes the engine's tokens in and gives :class:`CompletionOutput` out, whole or only what is new."""
 
-    def __init__(self, index: int, tokenizer: Tokenizer, prompt_token_ids: list[int], params: SamplingParams) -> None:
+    def __init__(
+        self,
+        index: int,
+        tokenizer: Tokenizer,
+        prompt_token_ids: list[int],
+        params: SamplingParams,
+        answer: AnswerFormat | None = None,
+    ) -> None:
         self._index = index
         self._tokenizer = tokenizer
         self._params = params
         self._detokenizer = make_detokenizer(
-            tokenizer, prompt_token_ids, skip_special_tokens=params.skip_special_tokens
+            tokenizer,
+            prompt_token_ids,
+            skip_special_tokens=params.skip_special_tokens,
+            kept_special_ids=answer.kept_special_ids if answer else frozenset(),
         )
+        self._parser = answer.make_parser() if answer else None
+        self._message = MessageFold()
         self._stop = StopStrings(params.stop_strings, include_in_output=params.include_stop_str_in_output)
         self._pieces: list[str] = []
         self._logprobs: list[LogprobsOnePosition] | None = None if params.logprobs is None else []
@@ -57,13 +75,16 @@ class Completion:
         """Everything so far."""
         self._mark_shown()
         logprobs = None if self._logprobs is None else list(self._logprobs)
-        return self._output("".join(self._pieces), list(self.token_ids), logprobs)
+        output = self._output("".join(self._pieces), list(self.token_ids), logprobs)
+        output.message = self._message.message() if self._parser else None
+        return output
 
     def delta(self) -> CompletionOutput:
         """What came since the last call."""
         tokens, pieces = self._num_shown_tokens, self._num_shown_pieces
         logprobs = None if self._logprobs is None else self._logprobs[tokens:]
         output = self._output("".join(self._pieces[pieces:]), self.token_ids[tokens:], logprobs)
+        output.delta = self._message.take() if self._parser else None
         self._mark_shown()
         return output
 
@@ -91,8 +112,15 @@ class Completion:
     def _append_text(self, text: str) -> None:
         # Text of the first min_tokens cannot stop it.
         checked = text if len(self.token_ids) < self._params.min_tokens else self._stop.push(text)
-        if checked:
-            self._pieces.append(checked)
+        self._release(checked)
+
+    def _release(self, text: str) -> None:
+        """Text that is certain: it can be shown."""
+        if not text:
+            return
+        self._pieces.append(text)
+        if self._parser is not None:
+            self._message.add(self._parser.push(text))
 
     def _end(self, reason: FinishReason, stop_reason: int | str | None) -> None:
         """The engine ended it: what was held comes out, and may complete a stop string."""
@@ -100,9 +128,10 @@ class Completion:
         if self._stop.matched is not None:
             self._finish("stop", self._stop.matched)
             return
-        if held := self._stop.flush():
-            self._pieces.append(held)
+        self._release(self._stop.flush())
         self._finish(reason, stop_reason)
 
     def _finish(self, reason: FinishReason, stop_reason: int | str | None) -> None:
         self.finish_reason, self.stop_reason = reason, stop_reason
+        if self._parser is not None:
+            self._message.add(self._parser.flush())

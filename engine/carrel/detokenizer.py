@@ -38,9 +38,13 @@ class Detokenizer(Protocol):
 
 
 def make_detokenizer(
-    tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = (), *, skip_special_tokens: bool = True
+    tokenizer: Tokenizer,
+    prompt_token_ids: Sequence[int] = (),
+    *,
+    skip_special_tokens: bool = True,
+    kept_special_ids: frozenset[int] = frozenset(),
 ) -> Detokenizer:
-    """A detokenizer that goes on where the prompt ends.
+    """A detokenizer that goes on where the prompt ends. ``kept_special_ids`` are not skipped in any case.
 
     >>> from carrel.hub import resolve
     >>> tokenizer = Tokenizer.from_folder(resolve("starter/reader"))
@@ -51,18 +55,19 @@ def make_detokenizer(
     ['', '', '龘', 'a']
     """
     tail = prompt_token_ids[-PROMPT_TAIL:]
+    skipped = tokenizer.special_ids - kept_special_ids if skip_special_tokens else frozenset[int]()
     if tokenizer.is_byte_level:
-        return ByteDetokenizer(tokenizer, tail, skip_special_tokens)
-    window = WindowDetokenizer(tokenizer, tail, skip_special_tokens)
+        return ByteDetokenizer(tokenizer, tail, skipped)
+    window = WindowDetokenizer(tokenizer, tail, skipped)
     return CleanUpDetokenizer(window) if tokenizer.cleans_up else window
 
 
 class ByteDetokenizer:
     """For decoders that join bytes."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt_tail: Sequence[int], skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_tail: Sequence[int], skipped: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._skipped = skipped
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._begun = unfinished_character(self._bytes(prompt_tail))  # by the prompt
 
@@ -91,10 +96,9 @@ class WindowDetokenizer:
                   0                         read        len
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt_tail: Sequence[int], skip_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt_tail: Sequence[int], skipped: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._skipped = skipped
         seed = [token_id for token_id in prompt_tail if self._is_visible(token_id)]
         run = self._trailing_byte_tokens(seed)
         self._window = seed[: len(seed) - len(run)]
@@ -140,7 +144,7 @@ class WindowDetokenizer:
         return new
 
     def _decode(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode_raw(token_ids, self._skip)
+        return self._tokenizer.decode_raw(token_ids, skip_special_tokens=False)
 
     def _bytes(self, token_ids: Sequence[int]) -> bytes:
         return b"".join([self._tokenizer.token_bytes(token_id) for token_id in token_ids])

@@ -20,6 +20,7 @@ from carrel.inputs import Messages, Prompt, tokenize_chat, tokenize_prompt
 from carrel.jobs import EmbeddingJob, GenerationJob
 from carrel.outputs import RerankOutput, ScoringRequestOutput
 from carrel.params import PoolingParams, SamplingParams
+from carrel.parsers import answer_format
 from carrel.scoring import ScoringPlan, Truncation, check_rerank, embedding_job, make_pairs, plan_scoring, ranked
 from carrel.starter import STARTERS
 from carrel.tokenizer import Tokenizer
@@ -53,6 +54,8 @@ class Face:
         seed: int = 0,
         block_size: int = 16,
         chat_template: str | None = None,
+        tool_call_parser: str | None = None,
+        reasoning_parser: str | None = None,
     ) -> None:
         config = EngineConfig(
             device=device,
@@ -71,7 +74,7 @@ class Face:
             seed=seed,
             block_size=block_size,
         )
-        specs = model_specs(model, embedding_model, reranker_model, chat_template)
+        specs = model_specs(model, embedding_model, reranker_model, chat_template, tool_call_parser, reasoning_parser)
         self._closed = False
         self._owns_host = host is None
         if host is not None:
@@ -134,14 +137,16 @@ class Face:
         priority: int = 0,
         cache_salt: str | None = None,
     ) -> GenerationJob:
+        prompt = tokenize_chat(model, messages, options)
         return GenerationJob(
             self.host,
             model,
-            tokenize_chat(model, messages, options),
+            prompt,
             params or SamplingParams(),
             request_id=request_id or new_request_id("chat"),
             priority=priority,
             cache_salt=cache_salt,
+            answer=answer_format(model, options, prompt.text or ""),
         )
 
     def _embedding_jobs(
@@ -232,12 +237,24 @@ class RerankCall:
 
 
 def model_specs(
-    model: str | None, embedding_model: str | None, reranker_model: str | None, chat_template: str | None
+    model: str | None,
+    embedding_model: str | None,
+    reranker_model: str | None,
+    chat_template: str | None = None,
+    tool_call_parser: str | None = None,
+    reasoning_parser: str | None = None,
 ) -> list[ModelSpec]:
     """The models that a call names. The task of ``model`` is read from its files."""
-    specs = [ModelSpec(name=model, chat_template=chat_template)] if model is not None else []
-    if chat_template is not None and model is None:
-        raise InvalidParamsError("chat_template needs a model.", param="chat_template")
+    chat = ModelSpec(
+        name=model or "",
+        chat_template=chat_template,
+        tool_call_parser=tool_call_parser,
+        reasoning_parser=reasoning_parser,
+    )
+    for name in ("chat_template", "tool_call_parser", "reasoning_parser"):
+        if model is None and getattr(chat, name) is not None:
+            raise InvalidParamsError(f"{name} needs a model.", param=name)
+    specs = [] if model is None else [chat]
     if embedding_model is not None:
         specs.append(ModelSpec(name=embedding_model, task="embedding"))
     if reranker_model is not None:

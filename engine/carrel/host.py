@@ -28,6 +28,7 @@ from carrel.metrics import EngineMetrics, EngineSnapshot
 from carrel.model_source import ModelSource, check_task, context_length, find_sources
 from carrel.models.config import ModelConfig
 from carrel.models.sharding import share_of
+from carrel.parsers.registry import resolve_reasoning_parser, resolve_tool_parser
 from carrel.scheduler import Scheduler
 from carrel.step import Executor
 from carrel.worker.executor import DeviceExecutor
@@ -265,6 +266,8 @@ def _hosted(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:
     source, config, tokenizer = loaded.source, loaded.config, loaded.tokenizer
     is_chat = config.task == "chat"
     cache = plan.caches.get(loaded.runner_key)
+    template = _chat_template(source, tokenizer) if tokenizer else None
+    text = template.text if template else None
     ends = {tokenizer.eos_token_id} if tokenizer and is_chat and tokenizer.eos_token_id is not None else set()
     return HostedModel(
         key=source.names[0],
@@ -274,10 +277,12 @@ def _hosted(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:
         folder=source.folder,
         config=config,
         loaded_tokenizer=tokenizer,
-        chat_template=_chat_template(source, tokenizer) if tokenizer else None,
+        chat_template=template,
         max_model_len=cache.max_model_len if cache else context_length(source, config),
         eos_token_ids=config.eos_token_ids | ends,
         matryoshka=is_matryoshka(source.name, source.folder),
+        tool_call_parser=resolve_tool_parser(source.tool_call_parser, text),
+        reasoning_parser=resolve_reasoning_parser(source.reasoning_parser, text),
     )
 
 

@@ -18,6 +18,7 @@ from carrel.inputs import TokenizedPrompt, cut_prompt, generation_requests
 from carrel.output_processor import OutputProcessor
 from carrel.outputs import EmbeddingOutput, EmbeddingRequestOutput, FinishReason, FloatArray, RequestOutput
 from carrel.params import PoolingParams, SamplingParams
+from carrel.parsers.base import AnswerFormat
 from carrel.request import Request
 from carrel.step import EngineOutput
 
@@ -86,7 +87,7 @@ class Job(ABC, Generic[T]):
 
 
 class GenerationJob(Job[RequestOutput]):
-    """One prompt, ``n`` completions."""
+    """One prompt, ``n`` completions; of a chat, ``answer`` says how they are written."""
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class GenerationJob(Job[RequestOutput]):
         request_id: str,
         priority: int = 0,
         cache_salt: str | None = None,
+        answer: AnswerFormat | None = None,
     ) -> None:
         super().__init__(host, model)
         self.request_id = request_id
@@ -107,7 +109,7 @@ class GenerationJob(Job[RequestOutput]):
         self.requests = generation_requests(
             model, prompt, params, request_id=request_id, seed=seed, priority=priority, cache_salt=cache_salt
         )
-        self._processor = OutputProcessor(request_id, prompt.text, self.requests, params, model.tokenizer)
+        self._processor = OutputProcessor(request_id, prompt.text, self.requests, params, model.tokenizer, answer)
 
     @property
     def finished(self) -> bool:

@@ -11,6 +11,7 @@ from carrel import hub
 from carrel.config import EngineConfig, ModelSpec, Task
 from carrel.errors import InvalidParamsError, UnsupportedModelError
 from carrel.models.config import ModelConfig
+from carrel.parsers.registry import resolve_reasoning_parser, resolve_tool_parser
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class ModelSource:
     dtype: str
     max_model_len: int | None  # as asked for
     chat_template: str | None
+    tool_call_parser: str | None = None  # as asked for
+    reasoning_parser: str | None = None
 
     @property
     def weights_key(self) -> tuple[Path, str]:
@@ -70,6 +73,8 @@ def _named(sources: list[ModelSource]) -> list[ModelSource]:
 
 
 def _find(spec: ModelSpec, config: EngineConfig) -> ModelSource:
+    resolve_tool_parser(spec.tool_call_parser, None)  # an unknown name is told before anything is loaded
+    resolve_reasoning_parser(spec.reasoning_parser, None)
     folder = hub.resolve(spec.name)
     short = folder.name if Path(spec.name).expanduser().is_dir() else spec.name.rsplit("/", 1)[-1]
     return ModelSource(
@@ -81,6 +86,8 @@ def _find(spec: ModelSpec, config: EngineConfig) -> ModelSource:
         dtype=spec.dtype or config.dtype,
         max_model_len=spec.max_model_len or config.max_model_len,
         chat_template=spec.chat_template,
+        tool_call_parser=spec.tool_call_parser,
+        reasoning_parser=spec.reasoning_parser,
     )
 
 

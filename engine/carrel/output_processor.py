@@ -14,6 +14,7 @@ from carrel.completion import Completion
 from carrel.logprobs import named_prompt_logprobs
 from carrel.outputs import CompletionOutput, LogprobsOnePosition, RequestMetrics, RequestOutput
 from carrel.params import RequestOutputKind, SamplingParams
+from carrel.parsers.base import AnswerFormat
 from carrel.request import Request
 from carrel.step import EngineOutput
 from carrel.tokenizer import Tokenizer
@@ -22,7 +23,8 @@ from carrel.tokenizer import Tokenizer
 class OutputProcessor:
     """The completions of one prompt.
 
-    ``requests`` are the ``n`` child requests, in order; ``prompt`` the text that the caller gave or the template made.
+    ``requests`` are the child requests, in order; ``prompt`` the text that the caller gave or the template made;
+    ``answer`` how a chat's answer is written, None for a plain text.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class OutputProcessor:
         requests: Sequence[Request],
         params: SamplingParams,
         tokenizer: Tokenizer,
+        answer: AnswerFormat | None = None,
     ) -> None:
         self._request_id = request_id
         self._prompt = prompt
@@ -41,7 +44,7 @@ class OutputProcessor:
         self._prompt_logprobs: list[LogprobsOnePosition | None] | None = None
         prompt_token_ids = requests[0].prompt_token_ids
         own = [request.sampling_params or params for request in requests]  # with what ranking needs
-        self.completions = [Completion(i, tokenizer, prompt_token_ids, each) for i, each in enumerate(own)]
+        self.completions = [Completion(i, tokenizer, prompt_token_ids, each, answer) for i, each in enumerate(own)]
         self._child_of = {request.request_id: child for request, child in zip(requests, self.completions, strict=True)}
         self.metrics = RequestMetrics(arrival_time=requests[0].arrival_time)
 

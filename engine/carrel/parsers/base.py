@@ -26,6 +26,21 @@ class AnswerFormat:
     """How the answer to one chat call is written: what takes it apart, and what form it is held to."""
 
     make_parser: Callable[[], MessageParser]  # one for each completion
-    needs_special_tokens: bool = False  # the parser looks for tokens that skip_special_tokens would drop
+    kept_special_ids: frozenset[int] = frozenset()  # special tokens that the parser looks for: they stay in the text
     thought_end: str | None = None  # the answer is, or may be, thoughts up to this text, which a form does not touch
+    thought_start: str | None = None  # the answer is thoughts only if it begins so; None: it begins inside of them
     tool_grammar: str | None = None  # Lark: calls that the answer must hold, or the form that calls must have if any
+
+
+class TextParser:
+    """An answer that is nothing but text.
+
+    >>> TextParser().push("你好").content
+    '你好'
+    """
+
+    def push(self, text: str) -> MessageDelta:
+        return MessageDelta(content=text)
+
+    def flush(self) -> MessageDelta:
+        return MessageDelta()

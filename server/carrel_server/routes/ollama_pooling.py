@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from carrel.errors import InvalidParamsError
 from carrel.outputs import EmbeddingRequestOutput
 from carrel.params import PoolingParams
 from fastapi import Request
@@ -16,10 +17,12 @@ from carrel_server.body import read_body
 from carrel_server.disconnect import until_disconnect
 from carrel_server.json_response import JsonResponse, dumps
 from carrel_server.ollama_models import Found, find_model
-from carrel_server.routes.embeddings import FLOATS_IN_LOOP, check_finite, check_inputs
+from carrel_server.routes.embeddings import check_finite
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.ollama import OllamaBody, OllamaEmbedBody, OllamaEmbeddingsBody, OllamaRerankBody
 from carrel_server.service import Service, service_of
+
+FLOATS_IN_LOOP = 65_536  # more numbers than this are written in a thread
 
 
 async def embed(request: Request) -> Response:
@@ -66,7 +69,9 @@ async def vectors(
 ) -> list[EmbeddingRequestOutput]:
     if not inputs:
         return []
-    check_inputs(inputs, service)
+    for index, text in enumerate(inputs):
+        if not text.strip():
+            raise InvalidParamsError(f"input[{index}] is empty; send only texts with content.", param="input")
     start, name = time.monotonic(), found.hosted.names[0]
     work = service.llm.embed(list(inputs), params, model=found.hosted.key)
     outputs = await until_disconnect(request.receive, work)

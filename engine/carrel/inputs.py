@@ -261,8 +261,12 @@ def pooling_prompt(model: HostedModel, prompt: Prompt, params: PoolingParams) ->
     if text is None:
         kept = tokenized.token_ids[:limit] if side == "right" else tokenized.token_ids[-limit:]
         return TokenizedPrompt(None, kept, truncated=True)
+    num_special = model.tokenizer.num_special_tokens if special else 0
+    if limit <= num_special:
+        message = f"truncate_prompt_tokens must be above {num_special}, or nothing of the text is left, got {limit}."
+        raise InvalidParamsError(message, param="truncate_prompt_tokens")
     kept = model.tokenizer.encode(text, add_special_tokens=special, max_length=limit, truncation_side=side)
-    return TokenizedPrompt(text, check_token_ids(model, kept), truncated=True)
+    return TokenizedPrompt(text, kept, truncated=True)
 
 
 def pooling_limit(model: HostedModel, truncate_prompt_tokens: int | None) -> int:

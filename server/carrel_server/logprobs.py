@@ -15,20 +15,38 @@ class TokenBytes(Protocol):
 
 
 def chat_logprobs(
-    tokenizer: TokenBytes, token_ids: Sequence[int], positions: Sequence[LogprobsOnePosition], top: int
+    tokenizer: TokenBytes,
+    token_ids: Sequence[int],
+    positions: Sequence[LogprobsOnePosition],
+    top: int,
+    *,
+    as_ids: bool = False,
 ) -> dict[str, Any]:
-    """``{"content": [{token, logprob, bytes, top_logprobs}]}``, one entry a token."""
+    """``{"content": [{token, logprob, bytes, top_logprobs}]}``, an entry a token; ``as_ids``: "token_id:5" as token."""
     content = []
     for token_id, position in zip(token_ids, positions, strict=True):
         best = sorted(position.items(), key=lambda item: item[1].rank or 0)[:top]
-        entry = _entry(tokenizer, token_id, position[token_id])
-        content.append({**entry, "top_logprobs": [_entry(tokenizer, *item) for item in best]})
+        entry = _entry(tokenizer, token_id, position[token_id], as_ids)
+        content.append({**entry, "top_logprobs": [_entry(tokenizer, *item, as_ids) for item in best]})
     return {"content": content}
 
 
-def _entry(tokenizer: TokenBytes, token_id: int, logprob: Logprob) -> dict[str, Any]:
+def _entry(tokenizer: TokenBytes, token_id: int, logprob: Logprob, as_ids: bool) -> dict[str, Any]:
     data = tokenizer.token_bytes(token_id)
-    return {"token": _text(tokenizer, token_id, logprob), "logprob": _finite(logprob), "bytes": list(data)}
+    token = _text(tokenizer, token_id, logprob, as_ids)
+    return {"token": token, "logprob": _finite(logprob), "bytes": list(data)}
+
+
+def prompt_logprobs(positions: Sequence[LogprobsOnePosition | None]) -> list[dict[str, Any] | None]:
+    """vLLM's shape: ``{"5": {logprob, rank, decoded_token}}`` for each token of the prompt; null for the first."""
+    return [
+        None if position is None else {str(token_id): _vllm(entry) for token_id, entry in position.items()}
+        for position in positions
+    ]
+
+
+def _vllm(logprob: Logprob) -> dict[str, Any]:
+    return {"logprob": _finite(logprob), "rank": logprob.rank, "decoded_token": logprob.decoded_token}
 
 
 def completion_logprobs(
@@ -38,15 +56,16 @@ def completion_logprobs(
     top: int,
     *,
     offset: int = 0,
+    as_ids: bool = False,
 ) -> dict[str, Any]:
     """The older shape of ``/v1/completions``: four lists side by side. ``offset``: characters before these tokens."""
     tokens, token_logprobs, top_logprobs, offsets = [], [], [], []
     for token_id, position in zip(token_ids, positions, strict=True):
-        token = _text(tokenizer, token_id, position[token_id])
+        token = _text(tokenizer, token_id, position[token_id], as_ids)
         best = sorted(position.items(), key=lambda item: item[1].rank or 0)[:top]
         tokens.append(token)
         token_logprobs.append(_finite(position[token_id]))
-        top_logprobs.append({_text(tokenizer, *item): _finite(item[1]) for item in best} if top else None)
+        top_logprobs.append({_text(tokenizer, *item, as_ids): _finite(item[1]) for item in best} if top else None)
         offsets.append(offset)
         offset += len(token)
     return {
@@ -57,7 +76,9 @@ def completion_logprobs(
     }
 
 
-def _text(tokenizer: TokenBytes, token_id: int, logprob: Logprob) -> str:
+def _text(tokenizer: TokenBytes, token_id: int, logprob: Logprob, as_ids: bool) -> str:
+    if as_ids:
+        return f"token_id:{token_id}"
     if logprob.decoded_token is not None:
         return logprob.decoded_token
     return tokenizer.token_bytes(token_id).decode(errors="replace")

@@ -65,6 +65,8 @@ class ChatBody(SamplingBody):
             raise InvalidParamsError(message, param="continue_final_message")
         if self.tools and self.functions:
             raise InvalidParamsError("Send tools or functions, not both.", param="functions")
+        if self.use_beam_search and (self.tools or self.functions):
+            raise InvalidParamsError("use_beam_search does not go with tools.", param="use_beam_search")
         if self.tool_use().forced and self.form() is not None:
             raise InvalidParamsError(
                 "tool_choice asks for a call, and response_format or structured_outputs for a form of the text; "

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from carrel.errors import InvalidParamsError
 
-Choice = str | dict[str, Any]
-WORDS = {"auto": "auto", "none": "none", "required": "required", "any": "required"}  # "any" is Mistral's
+Choice = Literal["auto", "required", "none"] | dict[str, Any]
+WORDS: Mapping[str, Literal["auto", "required", "none"]] = {  # "any" is Mistral's
+    "auto": "auto",
+    "none": "none",
+    "required": "required",
+    "any": "required",
+}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from carrel.core import EngineCore
-from carrel.errors import CarrelError, EngineClosedError, EngineDeadError, InvalidParamsError, QueueFullError
+from carrel.errors import (
+    CapacityError,
+    CarrelError,
+    EngineClosedError,
+    EngineDeadError,
+    InvalidParamsError,
+    QueueFullError,
+)
 from carrel.outputs import FinishReason
 from carrel.request import Request
 from carrel.stats import SchedulerStats
@@ -62,7 +69,7 @@ class EngineLoop:
         Raises:
             EngineClosedError, EngineDeadError: the engine has ended.
             QueueFullError: with these requests more than ``max_queued_requests`` would wait.
-            ContextLengthError, CapacityError: a request can never fit.
+            ContextLengthError, CapacityError: a request, or their number, can never fit.
             InvalidParamsError: two requests have the same id.
         """
         for request in requests:
@@ -121,6 +128,11 @@ class EngineLoop:
         """Whether requests are accepted."""
         return self._death is None and not self._closing
 
+    @property
+    def death(self) -> BaseException | None:
+        """What ended the loop, if it did not end by :meth:`close`."""
+        return self._death
+
     def stats(self) -> LoopStats:
         return LoopStats(len(self._open), self._num_queued, self._core.stats())
 
@@ -135,6 +147,11 @@ class EngineLoop:
             raise EngineClosedError("The engine is closed. Make a new one to go on.")
 
     def _check_room(self, num_requests: int) -> None:
+        if num_requests > self._max_queued_requests:
+            raise CapacityError(
+                f"{num_requests} requests at once are more than max_queued_requests={self._max_queued_requests} lets "
+                "wait. Submit fewer at once."
+            )
         if self._num_queued + num_requests > self._max_queued_requests:
             raise QueueFullError(
                 f"{self._num_queued} requests wait already and max_queued_requests is {self._max_queued_requests}. "

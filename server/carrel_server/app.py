@@ -2,7 +2,8 @@
 
 ::
 
-    CORS (if asked for) → API key → routes → errors as OpenAI's object
+    access log, request ids → Ollama's errors → CORS → API key → gate (loading, ending, too many) → routes
+                                                                       → errors as OpenAI's object
 """
 
 from __future__ import annotations
@@ -17,21 +18,39 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
+from carrel_server.access_log import HEADER, AccessLogMiddleware
 from carrel_server.auth import ApiKeyMiddleware
-from carrel_server.errors import HttpError, on_disconnect, on_error, on_http_exception
-from carrel_server.routes import chat, completions, embeddings, health, models, rerank, tokenize
+from carrel_server.errors import HttpError, LastResortMiddleware, on_disconnect, on_error, on_http_exception
+from carrel_server.http_metrics import HttpMetrics
+from carrel_server.keys import KeyRing
+from carrel_server.ollama_errors import OllamaErrors
+from carrel_server.readiness import GateMiddleware, Readiness
+from carrel_server.routes import (
+    chat,
+    completions,
+    embeddings,
+    health,
+    models,
+    ollama_chat,
+    ollama_models,
+    ollama_pooling,
+    rerank,
+    tokenize,
+)
 from carrel_server.service import Service
 from carrel_server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from carrel.async_llm import AsyncLLM
 
-MODULES = (health, models, chat, completions, embeddings, rerank, tokenize)
+MODULES = (health, models, chat, completions, embeddings, rerank, tokenize, ollama_chat, ollama_pooling, ollama_models)
 ENDPOINTS = tuple(endpoint for module in MODULES for endpoint in module.ENDPOINTS)
 
 
-def create_app(llm: AsyncLLM, settings: ServerSettings | None = None) -> FastAPI:
+def create_app(llm: AsyncLLM | None = None, settings: ServerSettings | None = None) -> FastAPI:
     """The app that serves an engine. Mount it, test it, or run it with uvicorn.
+
+    Without an engine every route but health answers 503, until :func:`open_app` brings one.
 
     Example::
 
@@ -39,28 +58,56 @@ def create_app(llm: AsyncLLM, settings: ServerSettings | None = None) -> FastAPI
             app = create_app(llm, ServerSettings(api_keys=("secret",)))
     """
     settings = settings or ServerSettings()
+    keys, readiness, metrics = KeyRing(settings.api_keys), Readiness(settings.max_concurrent_requests), HttpMetrics()
+    gate = [
+        Middleware(AccessLogMiddleware, settings=settings, metrics=metrics),
+        Middleware(OllamaErrors),
+        Middleware(LastResortMiddleware),
+        *_cors(settings),
+        Middleware(ApiKeyMiddleware, keys=keys),
+        Middleware(GateMiddleware, readiness=readiness),
+    ]
     app = FastAPI(
         title="carrel",
         version=__version__,
-        middleware=_layers(settings),
+        middleware=gate,
         redirect_slashes=False,
+        root_path=settings.root_path,
         openapi_url="/openapi.json" if settings.docs else None,
     )
-    app.state.service = Service(llm, settings)
-    for endpoint in ENDPOINTS:
-        methods, extra = [endpoint.method], endpoint.openapi()
-        app.add_api_route(endpoint.path, endpoint.handler, methods=methods, openapi_extra=extra, response_model=None)
-    for error in (CarrelError, HttpError, Exception):
-        app.add_exception_handler(error, on_error)
-    app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_exception_handler(ClientDisconnect, on_disconnect)
+    app.state.settings, app.state.keys, app.state.readiness, app.state.http_metrics = settings, keys, readiness, metrics
+    _add_routes(app)
+    if llm is not None:
+        open_app(app, llm)
     return app
 
 
-def _layers(settings: ServerSettings) -> list[Middleware]:
-    layers = [Middleware(ApiKeyMiddleware, api_keys=settings.api_keys)]
-    if settings.allowed_origins:
-        origins = list(settings.allowed_origins)
-        cors = Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-        layers.insert(0, cors)
-    return layers
+def open_app(app: FastAPI, llm: AsyncLLM) -> None:
+    """The engine is there: the app's routes serve it from now on."""
+    app.state.service = Service(llm, app.state.settings, app.state.http_metrics.registry)
+    app.state.readiness.open(llm.host)
+
+
+def _add_routes(app: FastAPI) -> None:
+    for endpoint in ENDPOINTS:
+        methods, extra = [endpoint.method], endpoint.openapi()
+        app.add_api_route(endpoint.path, endpoint.handler, methods=methods, openapi_extra=extra, response_model=None)
+    for error in (CarrelError, HttpError):
+        app.add_exception_handler(error, on_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
+
+
+def _cors(settings: ServerSettings) -> list[Middleware]:
+    if not settings.allowed_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origins),
+            allow_methods=list(settings.allowed_methods),
+            allow_headers=list(settings.allowed_headers),
+            allow_credentials=settings.allow_credentials,
+            expose_headers=[HEADER],
+        )
+    ]

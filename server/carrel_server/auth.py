@@ -1,35 +1,34 @@
-"""The API key. Default-deny: every path needs it but the ones listed here, whatever routes exist."""
+"""The API keys. Default-deny: every path needs one but those listed here, whatever routes exist."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Sequence
-
+from starlette._utils import get_route_path
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from carrel_server.errors import HttpError, error_response
+from carrel_server.keys import KeyRing
 
 IDENTITY = "carrel_identity"  # in the scope's state: whose key it was, if there are several
 OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
+KEY_HEADERS = frozenset({b"x-api-key", b"api-key"})  # Anthropic's and Azure's clients; all others send Bearer
 
 
 class ApiKeyMiddleware:
     """Answers 401 to whoever has no key. With no keys configured any Authorization header is fine."""
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self.app = app
-        self._digests = [_digest(key.encode()) for key in api_keys]
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._digests or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or not self._keys or is_open(scope):
             await self.app(scope, receive, send)
             return
-        digest = self._digest_of_key(scope)
-        if digest is not None:
-            if len(self._digests) > 1:
-                scope.setdefault("state", {})[IDENTITY] = digest.hex()
+        found = [digest for key in sent_keys(scope) if (digest := self._keys.find(key)) is not None]
+        if found:
+            if len(self._keys) > 1:
+                scope.setdefault("state", {})[IDENTITY] = found[0].hex()
             await self.app(scope, receive, send)
             return
         message = "A valid API key is needed: send it as the header Authorization: Bearer KEY."
@@ -37,14 +36,22 @@ class ApiKeyMiddleware:
         response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send)
 
-    def _digest_of_key(self, scope: Scope) -> bytes | None:
-        """The digest of the key that was sent, if it is one of ours."""
-        header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        scheme, _, key = header.strip().partition(b" ")
-        given = _digest(key.strip())
-        # Every key is compared, and digests have one length, so the time tells nothing about the keys.
-        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return given if scheme.lower() == b"bearer" and any(matches) else None
+
+def is_open(scope: Scope) -> bool:
+    """Whether the path is one of health's; the path as the router sees it, without the prefix of ``root_path``."""
+    return get_route_path(scope) in OPEN_PATHS
+
+
+def sent_keys(scope: Scope) -> list[bytes]:
+    """What the request shows as a key: one for each header that can hold one."""
+    keys: list[bytes] = []
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, key = value.strip().partition(b" ")
+            keys += [key.strip()] if scheme.lower() == b"bearer" else []
+        elif name in KEY_HEADERS:
+            keys.append(value.strip())
+    return keys[:4]
 
 
 def cache_salt(request: Request, salt: str | None) -> str | None:
@@ -54,7 +61,3 @@ def cache_salt(request: Request, salt: str | None) -> str | None:
     """
     identity = request.scope.get("state", {}).get(IDENTITY)
     return None if identity is None and salt is None else f"{identity}/{salt}"
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()

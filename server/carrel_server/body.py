@@ -5,6 +5,7 @@ Does not look at content types, as many clients lie there.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TypeVar
 
 import orjson
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from carrel_server.errors import HttpError, validation_error
+from carrel_server.limits import check_limits
 from carrel_server.schemas.base import Body
 from carrel_server.service import service_of
 
@@ -22,17 +24,24 @@ async def read_body(request: Request, schema: type[BodyT]) -> BodyT:
     """Read and check a JSON body.
 
     Raises:
-        HttpError: 413 over ``max_body_bytes``; 400 not JSON, not an object, or not what the schema says.
+        HttpError: 413 over ``max_body_bytes``; 408 not there in time; 400 not JSON, not an object, more of something
+            than one request may have, or not what the schema says.
         InvalidParamsError: a field that carrel does not have yet is used.
     """
     service = service_of(request)
-    data = await _read_bytes(request, service.settings.max_body_bytes)
+    settings = service.settings
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            data = await _read_bytes(request, settings.max_body_bytes)
+    except TimeoutError:
+        raise HttpError(408, f"The body did not come within {settings.body_timeout:g} seconds.") from None
     try:
         value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise HttpError(400, f"The body is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
         raise HttpError(400, "The body must be a JSON object.")
+    check_limits(value, settings)
     try:
         body = schema.model_validate(value)
     except ValidationError as error:

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from carrel_server.errors import HttpError
+from carrel_server.request_record import current_record
 
 T = TypeVar("T")
 
@@ -19,12 +20,16 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         ClientDisconnect: the client left; ``work`` has ended by then, so the engine has been told.
-        HttpError: 503, the server ends before ``work`` does.
+        HttpError: 503, the server ends before ``work`` does; 504, the request's time is over.
     """
+    record = current_record()
+    seconds = None if record is None else record.seconds_left
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnected(receive))
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait({task, watcher}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            raise HttpError(504, "The request took longer than this server allows, and was ended (--request-timeout).")
         if not task.done():
             raise ClientDisconnect
         return task.result()

@@ -4,15 +4,22 @@
 
     InvalidParamsError, ChatTemplateError, …   400  BadRequestError
     ContextLengthError                         400  code "context_length_exceeded"
+    CapacityError: it can never fit            400  BadRequestError
     wrong or no key                            401  AuthenticationError
     ModelNotFoundError, unknown route          404  NotFoundError
+    a body that does not come                  408  RequestTimeoutError
     body over the limit                        413  RequestEntityTooLargeError
-    QueueFullError, engine closing or dead     503  ServiceUnavailableError, with Retry-After
+    QueueFullError, too many requests at once  429  RateLimitError, with Retry-After
     StepError, a bug                           500  InternalServerError
+    loading, ending, engine closed or dead     503  ServiceUnavailableError, with Retry-After
+    longer than request_timeout                504  GatewayTimeoutError
+
+A message never holds more than a line's worth of what the client sent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from http import HTTPStatus
 from typing import Any
@@ -23,12 +30,15 @@ from carrel.errors import (
     EngineClosedError,
     EngineDeadError,
     ModelError,
+    OutOfMemoryError,
+    QueueFullError,
     RequestError,
 )
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from carrel_server.json_response import JsonResponse
 
@@ -39,14 +49,20 @@ ERROR_TYPES = {
     401: "AuthenticationError",
     404: "NotFoundError",
     405: "MethodNotAllowedError",
+    408: "RequestTimeoutError",
     413: "RequestEntityTooLargeError",
+    429: "RateLimitError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",
+    504: "GatewayTimeoutError",
 }
+RETRY_AFTER = {429: "1", 503: "1"}  # seconds
+MAX_MESSAGE = 2000  # characters; the name of a model, or of a field, may be as long as a body
+MAX_NAME = 200
 
 
 class HttpError(Exception):
-    """An error that only HTTP has: a wrong key, a body over the limit, a broken JSON text."""
+    """An error that only HTTP has: a wrong key, a body over the limit, a broken JSON text, a request out of time."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -57,7 +73,16 @@ class HttpError(Exception):
 def error_object(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """OpenAI's ``{"error": {…}}``; ``code`` is the number of the status unless a name is given."""
     kind = ERROR_TYPES.get(status, "APIError")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code or status}}
+    named = None if param is None else cut(param, MAX_NAME)
+    return {"error": {"message": cut(message, MAX_MESSAGE), "type": kind, "param": named, "code": code or status}}
+
+
+def cut(text: str, limit: int) -> str:
+    """
+    >>> cut("a long text", 6)
+    'a long…'
+    """
+    return text if len(text) <= limit else text[:limit] + "…"
 
 
 def describe(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -71,8 +96,12 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
         return 400, error_object(400, str(error), param=error.param)
     if isinstance(error, ModelError):
         return 404, error_object(404, str(error), param="model")
-    if isinstance(error, (CapacityError, EngineClosedError, EngineDeadError)):
+    if isinstance(error, QueueFullError):
+        return 429, error_object(429, str(error))
+    if isinstance(error, (OutOfMemoryError, EngineClosedError, EngineDeadError)):
         return 503, error_object(503, str(error))
+    if isinstance(error, CapacityError):  # too large for the KV cache or the queue: trying again changes nothing
+        return 400, error_object(400, str(error))
     return 500, error_object(500, "The server failed on this request; its log says why.")
 
 
@@ -106,7 +135,7 @@ def field_name(location: tuple[int | str, ...]) -> str:
 
 def error_response(error: Exception) -> Response:
     status, body = describe(error)
-    headers = {"Retry-After": "1"} if status == 503 else None
+    headers = {"Retry-After": RETRY_AFTER[status]} if status in RETRY_AFTER else None
     return JsonResponse(body, status_code=status, headers=headers)
 
 
@@ -116,6 +145,36 @@ async def on_error(request: Request, error: Exception) -> Response:
     if status >= 500:
         logger.error("%s failed: %s", request.url.path, error, exc_info=error if status == 500 else None)
     return error_response(error)
+
+
+class LastResortMiddleware:
+    """What no handler took: a bug, or the end of the server in the middle of a request. Inside of the access log, so
+    that these answers have an id and a line too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except asyncio.CancelledError:  # only a server that ends cancels its requests
+            error: Exception = HttpError(503, "The server is shutting down.")
+        except Exception as raised:
+            if started:
+                raise
+            logger.error("%s failed.", cut(scope["path"], MAX_NAME), exc_info=raised)
+            error = raised
+        else:
+            return
+        if not started:
+            await error_response(error)(scope, receive, send)
 
 
 async def on_disconnect(_: Request, __: Exception) -> Response:
@@ -131,7 +190,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def http_message(request: Request, error: HTTPException) -> str:
-    path = request.url.path
+    path = cut(request.url.path, MAX_NAME)
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return f"{request.method} {path} is not possible here; use {allowed}."

@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from carrel_server.request_record import current_record
+
 if TYPE_CHECKING:
     from carrel.host import EngineHost
     from carrel.stats import SchedulerStats
@@ -27,8 +29,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class ServerMetrics:
     """Counters and histograms of one server."""
 
-    def __init__(self, host: EngineHost) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, host: EngineHost, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
         self.registry.register(EngineCollector(host))
         label = ["model_name"]
         registry = self.registry
@@ -65,6 +67,7 @@ class ServerMetrics:
         self.request_generation_tokens.labels(model).observe(num_tokens / num_choices)
         if output.metrics is not None:
             self._observe_times(model, output.metrics, num_tokens // num_choices)
+        _note(len(output.prompt_token_ids), num_tokens, output.metrics)
 
     def _observe_times(self, model: str, times: RequestMetrics, num_tokens: int) -> None:
         start, first, end = times.arrival_time, times.first_token_time, times.finished_time
@@ -82,9 +85,21 @@ class ServerMetrics:
         self.pooling_items.labels(model, task).inc(num_items)
         self.pooling_seconds.labels(model, task).observe(seconds)
         self.prompt_tokens.labels(model).inc(num_tokens)
+        _note(num_tokens)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def _note(prompt_tokens: int, completion_tokens: int = 0, times: RequestMetrics | None = None) -> None:
+    """For the line that the access log will hold; a request may have several prompts."""
+    record = current_record()
+    if record is None:
+        return
+    record.prompt_tokens += prompt_tokens
+    record.completion_tokens += completion_tokens
+    if times is not None and times.first_token_time is not None and record.time_to_first_token is None:
+        record.time_to_first_token = times.first_token_time - times.arrival_time
 
 
 def _seconds(name: str, documentation: str, registry: CollectorRegistry) -> Histogram:

@@ -1,118 +1,126 @@
-"""From a plan to a running server: socket, engine, app, uvicorn, and the way down. Knows signals; knows no flags."""
+"""From a plan to a running server and down again: socket, app, uvicorn, engine, logs, signals. Knows no flags."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import socket
-from collections.abc import Callable
-from types import FrameType
+import os
+import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 import uvicorn
-from carrel._version import __version__
-from carrel.async_llm import AsyncLLM
 from carrel.errors import CarrelError
-from carrel.host import EngineHost
 from fastapi import FastAPI
 
-from carrel_server.app import create_app
+from carrel_server.app import create_app, open_app
+from carrel_server.banner import banner
 from carrel_server.http_protocol import IgnoreUpgradeProtocol
-from carrel_server.service import Service
+from carrel_server.http_server import CarrelServer, check_tls
+from carrel_server.keys import KeyRing, all_keys
+from carrel_server.listening import address_of, listening
 
 if TYPE_CHECKING:
+    from carrel.host import EngineHost
+
     from carrel_server.cli.serve_plan import ServePlan
 
-LAST_WORDS = 2.0  # seconds for requests that were cut off to say so
+logger = logging.getLogger(__name__)
 
-
-class CarrelServer(uvicorn.Server):
-    """uvicorn that says when it is ready, ends with status 0 on a signal, and ends at once on the second one."""
-
-    def __init__(self, config: uvicorn.Config, service: Service, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._service = service
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        if self.server_state.tasks and not self.force_exit:  # cancelled: they tell their clients
-            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.force_exit = self.should_exit
-        self.should_exit = True
-        self._service.draining = True
+KEEP_ALIVE = 75  # seconds an idle connection stays: longer than proxies and clients keep theirs, so that they end it
 
 
 def run_server(plan: ServePlan) -> None:
-    """Serve until a signal comes.
+    """Serve until a signal comes. The port answers at once, ready or not; models load meanwhile.
 
     Raises:
-        CarrelError: the port is taken, or a model cannot be served.
+        CarrelError: the port is taken, a model cannot be served, or the engine has died.
     """
-    logging.basicConfig(level=plan.log_level.upper(), format="%(levelname)s: %(message)s")
-    with bind(plan.host, plan.port) as listener, EngineHost(plan.models, plan.engine) as host:
-        app = create_app(AsyncLLM(host=host), plan.settings)
-        address = url(plan, listener)
-        server = make_server(app, plan, lambda: announce(plan, host, address))
-        server.run(sockets=[listener])
+    set_up_logs(plan)
+    with listening(plan.host, plan.port, plan.uds) as listener:
+        app = create_app(None, plan.settings)
+        address = address_of(listener, plan.host, tls=plan.ssl_certfile is not None)
+        server = make_server(app, plan, address)
+        logger.info("listening at %s; every request but health gets a 503 until the models are loaded", address)
+        try:
+            server.run(sockets=[listener])
+        finally:
+            if server.host is not None:
+                server.host.close()
+    if server.error is not None:
+        raise server.error
+    if server.is_loading:
+        leave()
 
 
-def make_server(app: FastAPI, plan: ServePlan, on_ready: Callable[[], None]) -> CarrelServer:
+def make_server(app: FastAPI, plan: ServePlan, address: str) -> CarrelServer:
     config = uvicorn.Config(
         app,
         http=IgnoreUpgradeProtocol,
         ws="none",
         lifespan="off",
-        log_level=plan.log_level,
-        access_log=plan.access_log,
-        timeout_graceful_shutdown=plan.shutdown_timeout,
-        root_path=plan.root_path,
+        log_level="debug" if plan.log_level == "debug" else "warning",
+        access_log=False,  # carrel's own has the requests' ids
+        timeout_keep_alive=KEEP_ALIVE,
         ssl_keyfile=plan.ssl_keyfile,
         ssl_certfile=plan.ssl_certfile,
+        ssl_ca_certs=plan.ssl_ca_certs,
+        ssl_cert_reqs=plan.ssl_cert_reqs,
         server_header=False,
     )
-    return CarrelServer(config, app.state.service, on_ready)
+    check_tls(config)
+
+    def on_ready(host: EngineHost) -> None:
+        from carrel.async_llm import AsyncLLM
+
+        open_app(app, AsyncLLM(host=host))
+        for line in banner(plan, host, address):
+            click.echo(line)
+
+    reload = partial(reload_files, plan, app.state.keys, config)
+    return CarrelServer(
+        config,
+        app.state.readiness,
+        load=partial(load_engine, plan),
+        on_ready=on_ready,
+        on_hangup=reload if plan.api_key_file or plan.ssl_certfile else None,
+        shutdown_timeout=plan.shutdown_timeout,
+    )
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a taken port is told before any model is loaded, and port 0 is known.
+def load_engine(plan: ServePlan) -> EngineHost:
+    from carrel.host import EngineHost  # loads torch: not before the port answers
 
-    Raises:
-        CarrelError: the address cannot be had.
-    """
-    listener: socket.socket | None = None
+    return EngineHost(plan.models, plan.engine)
+
+
+def reload_files(plan: ServePlan, keys: KeyRing, config: uvicorn.Config) -> None:
+    """On SIGHUP: the key file and the certificate anew. What cannot be read changes nothing."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        raise CarrelError(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.") from None
-    return listener
+        if plan.api_key_file is not None:
+            keys.replace(all_keys(plan.fixed_keys, plan.api_key_file))
+        if config.ssl is not None and plan.ssl_certfile is not None:
+            config.ssl.load_cert_chain(plan.ssl_certfile, plan.ssl_keyfile)
+    except (CarrelError, OSError) as error:
+        logger.error("SIGHUP: %s Everything stays as it was.", error)
+    else:
+        logger.info("SIGHUP: read the key file and the certificate again, %d keys", len(keys))
 
 
-def url(plan: ServePlan, listener: socket.socket) -> str:
-    host = f"[{plan.host}]" if ":" in plan.host else plan.host
-    scheme = "https" if plan.ssl_certfile else "http"
-    return f"{scheme}://{host}:{listener.getsockname()[1]}"
+def set_up_logs(plan: ServePlan) -> None:
+    """The access log has lines of its own shape: JSON must stand alone."""
+    logging.basicConfig(level=plan.log_level.upper(), format="%(levelname)s: %(message)s")
+    access = logging.getLogger("carrel_server.access")
+    access.propagate = False
+    handler = logging.StreamHandler()
+    is_json = plan.settings.access_log == "json"
+    handler.setFormatter(logging.Formatter("%(message)s" if is_json else "%(asctime)s %(message)s"))
+    access.handlers = [handler]
 
 
-def announce(plan: ServePlan, host: EngineHost, address: str) -> None:
-    """What is served, on which device, with which memory, and where. The last line is for programs."""
-    click.echo(f"carrel {__version__} on {host.device}")
-    for hosted in host.models.values():
-        click.echo(f"  {hosted.task:<10} {', '.join(hosted.names)}  (up to {hosted.max_model_len} tokens)")
-        if hosted.task == "chat" and hosted.chat_template is None:
-            click.echo("             no chat template: /v1/chat/completions is off until --chat-template gives one")
-    click.echo(f"memory: {host.memory_plan.describe()}")
-    click.echo(f"API key: {'needed' if plan.settings.api_keys else 'none asked for'}")
-    click.echo(f"carrel is ready at {address}")
+def leave() -> None:
+    """End the process under a thread that still loads and would be waited for otherwise. Processes that it started
+    end by themselves when their pipe does."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

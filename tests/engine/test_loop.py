@@ -5,6 +5,7 @@ import time
 
 import pytest
 from carrel.errors import (
+    CapacityError,
     ContextLengthError,
     EngineClosedError,
     EngineDeadError,
@@ -125,6 +126,9 @@ def test_a_full_queue_refuses_and_says_so(make_loop):
     loop.submit([chat_request(name, [1]) for name in "abc"], mailbox)
     with pytest.raises(QueueFullError, match="max_queued_requests is 3"):
         loop.submit([chat_request("d", [1])], mailbox)
+    with pytest.raises(CapacityError, match="4 requests at once") as error:
+        loop.submit([chat_request(name, [1]) for name in "defg"], mailbox)
+    assert not isinstance(error.value, QueueFullError), "to try again would change nothing"
     gate.opened.set()
     mailbox.wait("runs", *"abc")
     loop.submit([chat_request("d", [1])], mailbox)

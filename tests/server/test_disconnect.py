@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from typing import Any
 
 import httpx
@@ -11,18 +10,9 @@ import pytest
 from carrel.host import EngineHost
 from carrel.stats import SchedulerStats
 from server_threads import wait_for
+from serving import open_request
 
 LONG = {"max_tokens": 180, "ignore_eos": True, "temperature": 0}
-
-
-def open_request(url: str, path: str, body: dict[str, Any]) -> socket.socket:
-    """A request sent, its answer not read."""
-    host, port = url.removeprefix("http://").split(":")
-    connection = socket.create_connection((host, int(port)), timeout=20)
-    data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
-    connection.sendall(head.encode() + data)
-    return connection
 
 
 def scheduler(host: EngineHost) -> SchedulerStats:

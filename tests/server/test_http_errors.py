@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from carrel.async_llm import AsyncLLM
-from carrel.config import EngineConfig, ModelSpec
-from carrel.errors import EngineClosedError, EngineDeadError, ModelNotFoundError, QueueFullError, StepError
+from carrel.errors import (
+    CapacityError,
+    EngineClosedError,
+    EngineDeadError,
+    ModelNotFoundError,
+    OutOfMemoryError,
+    QueueFullError,
+    StepError,
+)
 from carrel.host import EngineHost
 from carrel_server import ServerSettings, create_app
-from carrel_server.errors import describe
+from carrel_server.errors import HttpError, describe
 from server_threads import running
+from serving import own_server
 
 
 def error_of(answer: httpx.Response) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def test_the_content_type_does_not_matter(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("POST", "/", 404),
         ("POST", "/v1", 404),
         ("POST", "/v1/chat", 404),
         ("GET", "/v1/nothing", 404),
@@ -100,7 +107,10 @@ def test_a_body_over_the_limit(host: EngineHost) -> None:
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (QueueFullError("full"), 503),
+        (QueueFullError("full"), 429),
+        (CapacityError("can never fit"), 400),
+        (OutOfMemoryError("no room"), 503),
+        (HttpError(504, "too long"), 504),
         (EngineClosedError("closed"), 503),
         (EngineDeadError("dead"), 503),
         (StepError("out of memory at 0x7f"), 500),
@@ -145,17 +155,6 @@ async def test_many_at_once(url: str) -> None:
     assert [answer.status_code for answer in answers] == [status for status, _ in jobs]
 
 
-@contextmanager
-def own_server(folder: Path, **options: Any) -> Iterator[tuple[EngineHost, str]]:
-    """An engine that a test may break, and its server."""
-    config = EngineConfig(device="cpu", kv_cache_memory_bytes=1024 * 1024, **options)
-    with (
-        EngineHost([ModelSpec(name=str(folder))], config) as engine,
-        running(create_app(AsyncLLM(host=engine))) as url,
-    ):
-        yield engine, url
-
-
 def test_a_closed_engine_is_not_ready(tiny_models: Callable[[str], Path]) -> None:
     body = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 1}
     with own_server(tiny_models("qwen2")) as (own, url):
@@ -171,10 +170,3 @@ def test_a_closed_engine_is_not_ready(tiny_models: Callable[[str], Path]) -> Non
             assert answer.status_code == 503
             assert error_of(answer)["type"] == "ServiceUnavailableError"
             assert answer.headers["retry-after"] == "1"
-
-
-def test_a_full_queue_is_a_503(tiny_models: Callable[[str], Path]) -> None:
-    with own_server(tiny_models("qwen2"), max_queued_requests=1) as (_, url):
-        answer = httpx.post(url + "/v1/completions", json={"prompt": "a", "n": 5, "max_tokens": 1})
-        assert answer.status_code == 503
-        assert httpx.post(url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200

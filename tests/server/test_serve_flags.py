@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from carrel.errors import CarrelError
 from carrel_server.cli.group import carrel
 from carrel_server.cli.parameters import parse_model
 from carrel_server.cli.serve import serve, spread_values
@@ -103,16 +105,87 @@ def test_keys_of_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert plan("--api-key", "given").settings.api_keys == ("given",)
 
 
+def test_several_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("CARREL_API_KEY", "one, zwei,")
+    assert plan().settings.api_keys == ("one", "zwei")
+    file = tmp_path / "keys"
+    file.write_text("# of the reading room\n\nschlüssel\n  drei \n", encoding="utf-8")
+    file.chmod(0o600)
+    made = plan("--api-key-file", str(file))
+    assert made.settings.api_keys == ("one", "zwei", "schlüssel", "drei")
+    assert made.fixed_keys == ("one", "zwei")
+    assert capsys.readouterr().err == ""
+    file.chmod(0o644)
+    plan("--api-key-file", str(file))
+    assert "chmod 600" in capsys.readouterr().err
+
+
+def test_no_key_where_one_was_meant(tmp_path: Path) -> None:
+    """A variable that is not set must not open the server."""
+    with pytest.raises(CarrelError, match="API key is empty"):
+        plan("--api-key", "")
+    file = tmp_path / "keys"
+    file.write_text("# none yet\n")
+    with pytest.raises(CarrelError, match="holds no API key"):
+        plan("--api-key-file", str(file))
+
+
+def test_parsers_are_the_chat_models() -> None:
+    made = plan("m", "--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--reasoning-parser", "qwen3")
+    assert made.auto_tool_choice
+    assert [(spec.tool_call_parser, spec.reasoning_parser) for spec in made.models] == [("hermes", "qwen3")]
+    own = plan("--chat-model", "m,tool_call_parser=hermes,reasoning_parser=none").models[0]
+    assert (own.tool_call_parser, own.reasoning_parser) == ("hermes", "none")
+
+
+def test_the_limits_of_the_server() -> None:
+    line = "m --max-inputs 3 --max-documents 1k --max-choices 2 --max-stop-strings 5 --max-concurrent-requests 6"
+    settings = plan(*line.split(), "--request-timeout", "1.5", "--body-timeout", "2").settings
+    assert (settings.max_inputs, settings.max_documents, settings.max_choices) == (3, 1000, 2)
+    assert (settings.max_stop_strings, settings.max_concurrent_requests) == (5, 6)
+    assert (settings.request_timeout, settings.body_timeout) == (1.5, 2.0)
+    assert plan("m", "--request-timeout", "0").settings.request_timeout is None
+    with pytest.raises(CarrelError, match="max_inputs must be at least 1"):
+        plan("m", "--max-inputs", "0")
+
+
+def test_where_and_how_to_listen() -> None:
+    made = plan("m", "--uds", "s.sock", "--root-path", "llm/", "--no-access-log", "--load-format", "dummy")
+    assert (made.uds, made.settings.root_path, made.settings.access_log) == ("s.sock", "/llm", "none")
+    assert made.engine.load_format == "dummy"
+    assert plan("m", "--access-log-format", "json").settings.access_log == "json"
+    assert plan("m", "--load-format", "safetensors").engine.load_format == "auto"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{model} --dtype=float16 --tensor-parallel-size 2 --enable-auto-tool-choice --tool-call-parser hermes"
+        " --trust-remote-code",
+        "--model {model} --served-model-name name --max-model-len 2048 --dtype half --max-num-seqs 256"
+        ' --gpu-memory-utilization 0.9 --lora-dtype="auto"',
+    ],
+)
+def test_command_lines_people_have(line: str) -> None:
+    (model,) = plan(*line.format(model="Qwen/Qwen2.5-7B-Instruct").split()).models
+    assert model.name == "Qwen/Qwen2.5-7B-Instruct"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--pipeline-parallel-size", "2"], "one engine"),
         (["--quantization", "awq"], "quantization must be one of int8, int4, fp8, got 'awq'"),
-        (["--enable-auto-tool-choice"], "--enable-auto-tool-choice is not supported by carrel yet"),
-        (["--tool-call-parser", "hermes"], "--tool-call-parser is not supported"),
-        (["--reasoning-parser", "qwen3"], "--reasoning-parser is not supported"),
+        (["--tool-call-parser", "hermess"], "there is no parser 'hermess' here. Known: "),
+        (["--reasoning-parser", "thoughts"], "there is no parser 'thoughts' here. Known: "),
+        (["--chat-model", "a,tool_call_parser=x"], "there is no parser 'x' here. Known: "),
+        (["--tool-parser-plugin", "x.py"], "--tool-parser-plugin is not supported"),
+        (["--api-key-file", "no-such-file"], "there is no file"),
+        (["--allowed-headers", '["a"'], "not a JSON list"),
+        (["--ssl-keyfile", __file__], "without --ssl-certfile"),
+        (["--request-timeout", "soon"], "not a number of seconds"),
+        (["--enable-ssl-refresh"], "SIGHUP reads the certificate again"),
         (["--knowledge-base", "kb"], "--knowledge-base is not supported"),
-        (["--embedding-token-ids", "cl100k"], "cl100k is not supported"),
         (["--max-model-lenn", "5"], "No such option"),
         (["--max-model-len", "many"], "not a whole number"),
         (["--chat-template", "no-such-file.jinja"], "neither a file nor"),
@@ -167,8 +240,12 @@ def test_a_template_may_be_a_file_or_text(tmp_path: Any) -> None:
 
 
 def test_allowed_origins_as_vllm_writes_them() -> None:
-    made = plan("m", "--allowed-origins", '["http://a", "http://b"]')
+    made = plan("m", "--allowed-origins", '["http://a", "http://b"]', "--allowed-methods", '["GET"]')
     assert made.settings.allowed_origins == ("http://a", "http://b")
+    assert (made.settings.allowed_methods, made.settings.allowed_headers) == (("GET",), ("*",))
+    assert plan("m", "--allowed-origins", "http://a", "--allow-credentials").settings.allow_credentials
+    with pytest.raises(CarrelError, match="origins by name"):
+        plan("m", "--allowed-origins", "*", "--allow-credentials")
 
 
 def test_model_options_of_an_unknown_kind() -> None:

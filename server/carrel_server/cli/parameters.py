@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from carrel.config import QUANTIZATIONS, DType, ModelSpec, Quantization, Task
+from carrel.errors import InvalidParamsError
 
 DTYPES: dict[str, DType] = {
     "auto": "auto",
@@ -49,6 +50,24 @@ def count(value: str | int) -> int:
 def optional_count(value: str | int | None) -> int | None:
     """:func:`count`, or None for "auto" and -1, vLLM's ways to say "decide yourself"."""
     return None if value is None or value in ("auto", "-1") else count(value)
+
+
+def seconds(value: str | float) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number of seconds.") from None
+    if not 0 <= number < 1e9:
+        raise click.BadParameter(f"{value!r} must be 0 or more.")
+    return number
+
+
+def key_file(value: str | Path) -> Path:
+    """The file is read later; what is wrong with it is told without its contents."""
+    path = Path(value)
+    if not path.is_file():
+        raise click.BadParameter(f"there is no file {str(value)!r}.")
+    return path
 
 
 def json_object(value: str | dict[str, Any]) -> dict[str, Any]:
@@ -128,9 +147,33 @@ def quantization_of(value: str) -> Quantization | None:
     return found
 
 
+def tool_parser(value: str) -> str:
+    """A name that --tool-call-parser takes; "none" turns it off."""
+    from carrel.parsers.registry import resolve_tool_parser
+
+    return _named(resolve_tool_parser, value)
+
+
+def reasoning_parser(value: str) -> str:
+    """A name that --reasoning-parser takes; "none" turns it off."""
+    from carrel.parsers.registry import resolve_reasoning_parser
+
+    return _named(resolve_reasoning_parser, value)
+
+
+def _named(resolve: Callable[[str | None, str | None], str | None], value: str) -> str:
+    try:
+        resolve(value, None)
+    except InvalidParamsError as error:
+        raise click.BadParameter(str(error)) from None
+    return value
+
+
 MODEL_KEYS: dict[str, Any] = {
     "served_model_name": str,
     "dtype": dtype_of,
     "max_model_len": count,
     "chat_template": read_template,
+    "tool_call_parser": tool_parser,
+    "reasoning_parser": reasoning_parser,
 }

@@ -6,13 +6,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import click
 from carrel.config import EngineConfig, ModelSpec, Task
 
 from carrel_server.cli.parameters import DTYPES, TASKS
-from carrel_server.settings import ServerSettings
+from carrel_server.keys import all_keys, is_open_to_others
+from carrel_server.settings import ANY, ServerSettings
 
 STARTERS = ("starter/reader", "starter/embedding", "starter/reranker")
 KEY_VARIABLES = ("VLLM_API_KEY", "CARREL_API_KEY")
@@ -32,6 +34,25 @@ ENGINE_OPTIONS = (
     "overlap_scheduling",
     "seed",
 )
+SERVER_OPTIONS = (
+    "host",
+    "port",
+    "uds",
+    "shutdown_timeout",
+    "api_key_file",
+    "ssl_keyfile",
+    "ssl_certfile",
+    "ssl_ca_certs",
+    "ssl_cert_reqs",
+)
+LIMITS = (
+    "max_body_bytes",
+    "max_inputs",
+    "max_documents",
+    "max_choices",
+    "max_stop_strings",
+    "max_concurrent_requests",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +64,16 @@ class ServePlan:
     settings: ServerSettings
     host: str
     port: int
+    uds: str | None = None  # a unix socket in place of host and port
     log_level: str = "warning"
-    access_log: bool = False
     shutdown_timeout: int = 10  # seconds
-    root_path: str = ""
+    fixed_keys: tuple[str, ...] = ()  # of the settings' keys those that no file gave
+    api_key_file: Path | None = None
+    auto_tool_choice: bool = False  # asked for by name: worth a word where a model cannot have it
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
+    ssl_ca_certs: str | None = None
+    ssl_cert_reqs: int = 0
 
 
 def plan_serve(options: Mapping[str, Any]) -> ServePlan:
@@ -57,55 +82,84 @@ def plan_serve(options: Mapping[str, Any]) -> ServePlan:
         click.UsageError: flags that do not fit each other.
         carrel.errors.CarrelError: a value out of range, or a model that is not there.
     """
+    keys = tuple(options["api_key"]) or _keys_of_environment()
+    if options["ssl_keyfile"] and not options["ssl_certfile"]:
+        raise click.UsageError("--ssl-keyfile is of no use without --ssl-certfile.")
     return ServePlan(
         models=plan_models(options),
-        engine=EngineConfig(dtype=DTYPES[options["dtype"]], **{name: options[name] for name in ENGINE_OPTIONS}),
-        settings=plan_settings(options),
-        host=options["host"],
-        port=options["port"],
+        engine=EngineConfig(dtype=DTYPES[options["dtype"]], **_engine_options(options)),
+        settings=plan_settings(options, all_keys(keys, _key_file(options["api_key_file"]))),
+        fixed_keys=keys,
         log_level=options["uvicorn_log_level"],
-        access_log=not options["disable_uvicorn_access_log"],
-        shutdown_timeout=options["shutdown_timeout"],
-        root_path=options["root_path"],
-        ssl_keyfile=options["ssl_keyfile"],
-        ssl_certfile=options["ssl_certfile"],
+        auto_tool_choice=options["enable_auto_tool_choice"],
+        **{name: options[name] for name in SERVER_OPTIONS},
     )
 
 
-def plan_settings(options: Mapping[str, Any]) -> ServerSettings:
-    if options["embedding_token_ids"] == "cl100k":
-        raise click.UsageError("--embedding-token-ids cl100k is not supported by carrel yet; use reject or model.")
+def _engine_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: options[name] for name in ENGINE_OPTIONS}
+    return found | {"load_format": "dummy" if options["load_format"] == "dummy" else "auto"}
+
+
+def plan_settings(options: Mapping[str, Any], keys: tuple[str, ...]) -> ServerSettings:
     return ServerSettings(
-        api_keys=tuple(options["api_key"]) or _keys_of_environment(),
+        api_keys=keys,
         embedding_token_ids=options["embedding_token_ids"],
         generation_config=options["generation_config"],
-        max_body_bytes=options["max_body_bytes"],
-        allowed_origins=_origins(options["allowed_origins"]),
+        access_log="none" if options["disable_uvicorn_access_log"] else options["access_log_format"],
+        root_path=_prefix(options["root_path"]),
+        request_timeout=options["request_timeout"] or None,
+        body_timeout=options["body_timeout"],
+        allowed_origins=_strings("--allowed-origins", options["allowed_origins"]),
+        allowed_methods=_strings("--allowed-methods", options["allowed_methods"]) or ANY,
+        allowed_headers=_strings("--allowed-headers", options["allowed_headers"]) or ANY,
+        allow_credentials=options["allow_credentials"],
         docs=not options["disable_fastapi_docs"],
         chat_template_kwargs=options["default_chat_template_kwargs"] or {},
+        trust_request_chat_template=options["trust_request_chat_template"],
+        **{name: options[name] for name in LIMITS},
     )
 
 
 def _keys_of_environment() -> tuple[str, ...]:
-    return tuple(key for name in KEY_VARIABLES if (key := os.environ.get(name)))
+    """VLLM_API_KEY is one key, as vLLM reads it; CARREL_API_KEY may be several, with commas between."""
+    several = os.environ.get("CARREL_API_KEY", "").split(",")
+    return tuple(key for key in (os.environ.get("VLLM_API_KEY", ""), *map(str.strip, several)) if key)
 
 
-def _origins(values: Sequence[str]) -> tuple[str, ...]:
-    """vLLM takes a JSON list; plain origins work too."""
-    origins: list[str] = []
+def _key_file(path: Path | None) -> Path | None:
+    if path is not None and path.is_file() and is_open_to_others(path):
+        click.echo(
+            f"Warning: every user of this machine may read {path}; chmod 600 keeps the keys in it secret.", err=True
+        )
+    return path
+
+
+def _prefix(root_path: str) -> str:
+    """
+    >>> _prefix("llm/"), _prefix("/"), _prefix("/a/b")
+    ('/llm', '', '/a/b')
+    """
+    stripped = root_path.strip("/")
+    return f"/{stripped}" if stripped else ""
+
+
+def _strings(flag: str, values: Sequence[str]) -> tuple[str, ...]:
+    """vLLM takes a JSON list; plain values work too."""
+    found: list[str] = []
     for value in values:
-        origins += _origin_list(value) if value.startswith("[") else [value]
-    return tuple(origins)
+        found += _string_list(flag, value) if value.startswith("[") else [value]
+    return tuple(found)
 
 
-def _origin_list(value: str) -> list[str]:
+def _string_list(flag: str, value: str) -> list[str]:
     try:
-        origins = json.loads(value)
+        strings = json.loads(value)
     except json.JSONDecodeError as error:
-        raise click.UsageError(f"--allowed-origins {value!r} is not a JSON list: {error}.") from None
-    if not all(isinstance(origin, str) for origin in origins):
-        raise click.UsageError(f"--allowed-origins {value!r} must hold strings.")
-    return list(origins)
+        raise click.UsageError(f"{flag} {value!r} is not a JSON list: {error}.") from None
+    if not all(isinstance(text, str) for text in strings):
+        raise click.UsageError(f"{flag} {value!r} must hold strings.")
+    return list(strings)
 
 
 def plan_models(options: Mapping[str, Any]) -> tuple[ModelSpec, ...]:
@@ -118,7 +172,18 @@ def plan_models(options: Mapping[str, Any]) -> tuple[ModelSpec, ...]:
         raise click.UsageError(message)
     specs = (*(ModelSpec(name=name, task=task) for name in names), *own)
     specs = specs or tuple(ModelSpec(name=name) for name in STARTERS)
-    return _name_chat_model(specs, tuple(options["served_model_name"]), options["chat_template"])
+    return _name_chat_model(specs, _chat_options(options))
+
+
+def _chat_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the one chat model that were given for all."""
+    given = {
+        "served_model_name": tuple(options["served_model_name"]),
+        "chat_template": options["chat_template"],
+        "tool_call_parser": options["tool_call_parser"],
+        "reasoning_parser": options["reasoning_parser"],
+    }
+    return {name: value for name, value in given.items() if value not in (None, ())}
 
 
 def _task(options: Mapping[str, Any]) -> Task | None:
@@ -135,23 +200,17 @@ def _task(options: Mapping[str, Any]) -> Task | None:
     return "chat" if runner == "generate" else task
 
 
-def _name_chat_model(
-    specs: tuple[ModelSpec, ...], served: tuple[str, ...], template: str | None
-) -> tuple[ModelSpec, ...]:
-    """--served-model-name and --chat-template mean the chat model, or the only one."""
-    if not served and template is None:
+def _name_chat_model(specs: tuple[ModelSpec, ...], given: dict[str, Any]) -> tuple[ModelSpec, ...]:
+    """--served-model-name, --chat-template and the parsers mean the chat model, or the only one."""
+    if not given:
         return specs
     chats = specs if len(specs) == 1 else tuple(spec for spec in specs if detect_task(spec) == "chat")
     if len(chats) != 1:
-        message = "--served-model-name and --chat-template need one chat model; give each model its own instead, e.g. "
-        raise click.UsageError(message + "--chat-model NAME,served_model_name=chat.")
+        flags = " and ".join("--" + name.replace("_", "-") for name in given)
+        example = f"--chat-model NAME,{next(iter(given))}=…"
+        raise click.UsageError(f"{flags} need one chat model; give each model its own instead, e.g. {example}.")
     chat = chats[0]
-    named = replace(
-        chat,
-        served_model_name=served or chat.served_model_name,
-        chat_template=template if template is not None else chat.chat_template,
-    )
-    return tuple(named if spec is chat else spec for spec in specs)
+    return tuple(replace(chat, **given) if spec is chat else spec for spec in specs)
 
 
 def detect_task(spec: ModelSpec) -> Task:

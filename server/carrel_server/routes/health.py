@@ -9,20 +9,24 @@ from starlette.responses import Response
 from carrel_server.errors import HttpError
 from carrel_server.json_response import JsonResponse
 from carrel_server.metrics import CONTENT_TYPE
+from carrel_server.readiness import readiness_of
 from carrel_server.routes.endpoint import get
 from carrel_server.service import service_of
 
 
-async def live() -> Response:
-    """The process answers."""
+async def live(request: Request) -> Response:
+    """The process answers, also while it loads or ends; 503 when its engine has died, so that it is started anew."""
+    death = readiness_of(request).death
+    if death is not None:
+        raise HttpError(503, "The engine has died; the log says why. Start the server anew.")
     return Response()
 
 
 async def ready(request: Request) -> Response:
-    """The engine takes requests; 503 when it has died or is closing."""
-    service = service_of(request)
-    if service.draining or not service.host.loop.is_alive:
-        raise HttpError(503, "The engine takes no requests: it has died or is closing.")
+    """Requests are taken; 503 while models load, while the server ends, and when the engine is gone."""
+    problem = readiness_of(request).problem
+    if problem is not None:
+        raise HttpError(503, problem)
     return Response()
 
 

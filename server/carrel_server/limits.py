@@ -1,0 +1,53 @@
+"""How much one request may ask for. Looks at plain JSON before any schema does, so that a list of a million entries
+costs nothing; knows the names of fields, whatever route they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from carrel_server.errors import HttpError
+from carrel_server.settings import ServerSettings
+
+LISTS = {
+    "input": "max_inputs",
+    "prompt": "max_inputs",
+    "documents": "max_documents",
+    "docs": "max_documents",
+    "texts": "max_documents",
+    "text_1": "max_documents",
+    "text_2": "max_documents",
+    "queries": "max_documents",
+    "items": "max_documents",
+    "stop": "max_stop_strings",
+    "stop_token_ids": "max_stop_strings",
+}
+NUMBERS = {"n": "max_choices", "best_of": "max_choices"}
+
+
+def check_limits(body: Mapping[str, Any], settings: ServerSettings) -> None:
+    """
+    Raises:
+        HttpError: 400 for a list that is too long or a number that is too large; it names the field and the flag.
+    """
+    for name, limit in LISTS.items():
+        value = body.get(name)
+        if isinstance(value, list) and len(value) > getattr(settings, limit) and not _is_one_input(name, value):
+            raise _too_many(name, f"{len(value)} entries", limit, settings)
+    for name, limit in NUMBERS.items():
+        number = body.get(name)
+        if isinstance(number, int | float) and number > getattr(settings, limit):
+            raise _too_many(name, str(number), limit, settings)
+    if isinstance(extra := body.get("extra_body"), dict):
+        check_limits({**extra, "extra_body": None}, settings)
+
+
+def _is_one_input(name: str, value: list[Any]) -> bool:
+    """A list of token ids is one prompt."""
+    return LISTS[name] == "max_inputs" and isinstance(value[0], int)
+
+
+def _too_many(name: str, what: str, limit: str, settings: ServerSettings) -> HttpError:
+    most, flag = getattr(settings, limit), "--" + limit.replace("_", "-")
+    message = f"{name}: {what} are more than the {most} that one request may have; send less at once"
+    return HttpError(400, f"{message}, or start the server with a larger {flag}.", param=name)

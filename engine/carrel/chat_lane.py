@@ -73,7 +73,10 @@ class ChatLane:
         if samples:
             request.num_output_placeholders += 1
             self.prefilling.remove(request)
-        return ScheduledRequest(request, num_new_tokens, request.block_ids, start, samples)
+        num_logits = request.num_prompt_logits(start, start + num_new_tokens)
+        return ScheduledRequest(
+            request, num_new_tokens, request.block_ids, start, samples, num_prompt_logits=num_logits
+        )
 
     def admit(self, max_tokens: int) -> ScheduledRequest | None:
         """Start the most urgent waiting request with at most ``max_tokens`` tokens; None if it must wait.

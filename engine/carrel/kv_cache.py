@@ -88,11 +88,13 @@ class KVCacheManager:
     def get_computed_blocks(self, request: Request) -> tuple[list[KVBlock], int]:
         """Cached blocks that start this request, and the number of tokens in them.
 
-        Never all tokens: the last one is always computed, for its logits.
+        Never all tokens: the last one is always computed, for its logits. Who asks for log probabilities of the prompt
+        computes every token whose logits are still to be seen.
         """
         blocks: list[KVBlock] = []
         if self.pool.enable_caching:
-            for key in self._keys_of(request, (request.num_tokens - 1) // self.block_size):
+            most = request.num_prompt_logprobs if request.lacks_prompt_logprobs else request.num_tokens - 1
+            for key in self._keys_of(request, most // self.block_size):
                 block = self.pool.find(key)
                 if block is None:
                     break
@@ -102,7 +104,7 @@ class KVCacheManager:
     def num_coming_tokens(self, request: Request, computed_blocks: Sequence[KVBlock]) -> int:
         """Tokens right after ``computed_blocks`` that other requests are computing now and will commit."""
         num_coming = 0
-        if self._announced:
+        if self._announced and not request.lacks_prompt_logprobs:
             for key in self._keys_of(request, (request.num_tokens - 1) // self.block_size)[len(computed_blocks) :]:
                 if key.digest not in self._announced:
                     break

@@ -70,6 +70,7 @@ class Request:
     num_output_placeholders: int = 0  # tokens that steps in flight sample: they exist, and are not known here yet
     block_ids: list[int] = field(default_factory=list)  # of its KV blocks, while it runs; the KV cache appends to it
     num_prefill_tokens: int = 0  # tokens it had when it was admitted, last time; what comes after is decode
+    num_prompt_logprobs: int = 0  # prompt tokens, from the second on, whose log probabilities are known
     num_cached_tokens: int = 0  # of the prompt, found in the prefix cache when first scheduled
     num_preemptions: int = 0
     stop_reason: int | str | None = None
@@ -100,6 +101,18 @@ class Request:
     def num_tokens(self) -> int:
         """Tokens that the host knows."""
         return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether log probabilities of its prompt are asked for and not all known: it computes the prompt itself."""
+        params = self.sampling_params
+        if params is None or params.prompt_logprobs is None:
+            return False
+        return self.num_prompt_logprobs < len(self.prompt_token_ids) - 1
+
+    def num_prompt_logits(self, start: int, end: int) -> int:
+        """How many of the tokens [start, end), from the first on, are to give logits for the prompt's next token."""
+        return max(0, min(end, len(self.prompt_token_ids) - 1) - start) if self.lacks_prompt_logprobs else 0
 
     @property
     def needs_host_tokens(self) -> bool:

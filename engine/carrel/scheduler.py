@@ -63,6 +63,7 @@ class Scheduler:
             self._lanes, self._pooling, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens
         )
         self._requests: dict[str, Request] = {}  # all unfinished ones
+        self._prompt_logprobs: dict[str, list[TokenLogprobs]] = {}  # of requests that have no token yet
         self._num_accepted = 0
         self._num_steps = self._num_prompt_tokens = self._num_generated_tokens = self._num_pooled_tokens = 0
 
@@ -184,7 +185,8 @@ class Scheduler:
             if request.status is not running:
                 continue
             token_ids = result.token_ids
-            if result.error is not None or (len(token_ids) != item.samples and not _may_be_several(item, token_ids)):
+            is_wrong = len(token_ids) != item.samples and not _may_be_several(item, token_ids)
+            if result.error is not None or is_wrong or (item.num_prompt_logits and not self._collect(item, result)):
                 news.append(self._fail(request, _error_of(request, result)))
                 continue
             num_new_tokens = item.num_scheduled_tokens
@@ -195,17 +197,35 @@ class Scheduler:
                 continue
             request.num_output_placeholders -= 1
             token_ids = append_tokens(request, token_ids)
-            if request.first_token_time is None:
-                self._note_first_token(request, now)
+            is_first = request.first_token_time is None
+            prompt_logprobs = self._note_first_token(request, now) if is_first else None
             if request.status is running:
                 news.append(TokensOutput(request.request_id, token_ids, result.logprobs, request.num_cached_tokens))
             else:
                 logprobs = None if result.logprobs is None else result.logprobs[: len(token_ids)]
                 news.append(self._end(request, request.status, token_ids=token_ids, logprobs=logprobs))
+            if prompt_logprobs is not None:
+                news[-1].prompt_logprobs = prompt_logprobs
 
-    def _note_first_token(self, request: Request, now: float) -> None:
+    def _collect(self, item: ScheduledRequest, result: RequestResult) -> bool:
+        """Keep the prompt's log probabilities until the first token. Those of a chunk that is computed once more, after
+        the request gave way, are known already. False: the model gave another number of them."""
+        request, found = item.request, result.prompt_logprobs or []
+        if len(found) != item.num_prompt_logits:
+            return False
+        known = self._prompt_logprobs.setdefault(request.request_id, [])
+        known += found[len(known) - item.num_computed_tokens :]
+        request.num_prompt_logprobs = len(known)
+        return True
+
+    def _note_first_token(self, request: Request, now: float) -> list[TokenLogprobs] | None:
+        """What is known of the prompt, if that was asked."""
         request.first_token_time = now
         self._num_prompt_tokens += request.num_prompt_tokens
+        params = request.sampling_params
+        if params is None or params.prompt_logprobs is None:
+            return None
+        return self._prompt_logprobs.pop(request.request_id, [])
 
     def _update_pooled(self, batch: ModelBatch, results: Sequence[RequestResult]) -> list[EngineOutput]:
         news: list[EngineOutput] = []
@@ -240,6 +260,7 @@ class Scheduler:
         """The one way out: give back what the request holds and make its terminal output."""
         request.status = status
         del self._requests[request.request_id]
+        self._prompt_logprobs.pop(request.request_id, None)
         if request.is_pooling:
             self._pooling.waiting.discard_finished(request)
         else:

@@ -29,6 +29,8 @@ class ScheduledRequest:
     # The one token to compute was sampled by the batch of this model before this one, and the host has not seen it:
     # ``request.token_ids`` ends right before it. The worker takes it from where that batch left it.
     input_on_device: bool = False
+    # So many of the first tokens to compute are asked for their logits, for the log probabilities of the prompt.
+    num_prompt_logits: int = 0
 
     @property
     def num_tokens(self) -> int:

@@ -49,7 +49,9 @@ class Driver:
         while len(table) * BLOCK_SIZE < request.num_computed_tokens + count:
             table.append(self.free.pop())
         samples = request.num_computed_tokens + count == request.num_tokens
-        return ScheduledRequest(request, count, list(table), request.num_computed_tokens, samples)
+        start = request.num_computed_tokens
+        num_logits = request.num_prompt_logits(start, start + count)
+        return ScheduledRequest(request, count, list(table), start, samples, num_prompt_logits=num_logits)
 
     def step(self, *work: tuple[Request, int]) -> list[RequestResult]:
         """Compute so many more tokens of each request; append what was sampled."""

@@ -55,7 +55,7 @@ def test_blocks_are_sent_once():
     long = writer.write([item(request, 1, list(range(50)), 399, True, True)])
     next_one = writer.write([item(request, 1, list(range(50)), 400, True, True)])
     assert len(long) - len(next_one) == 50
-    assert len(next_one) == 9
+    assert len(next_one) == 10
 
 
 def test_the_same_id_again_is_another_request():

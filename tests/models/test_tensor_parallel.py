@@ -49,12 +49,15 @@ def open_host(folders, size: int) -> EngineHost:
 
 def ask(host: EngineHost, name: str):
     """Tokens and log probabilities, greedy and drawn; the long prompt comes in chunks while the short one decodes."""
-    greedy = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True, logprobs=4)
-    drawn = SamplingParams(temperature=0.9, top_p=0.9, seed=3, max_tokens=16, ignore_eos=True, logprobs=0)
+    greedy = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True, logprobs=4, prompt_logprobs=2)
+    bound = {"logit_bias": {9: -100.0}, "allowed_token_ids": list(range(5, 300)), "bad_words": ["book"]}
+    drawn = SamplingParams(temperature=0.9, top_p=0.9, seed=3, max_tokens=16, ignore_eos=True, logprobs=0, **bound)
     llm = LLM(host=host)
-    outputs = [out.outputs[0] for p in (greedy, drawn) for out in llm.generate(PROMPTS, p, model=name, use_tqdm=False)]
-    logprobs = [sorted(entry.logprob for entry in step.values()) for out in outputs for step in out.logprobs]
-    return [out.token_ids for out in outputs], logprobs
+    answers = [out for p in (greedy, drawn) for out in llm.generate(PROMPTS, p, model=name, use_tqdm=False)]
+    outputs = [out.outputs[0] for out in answers]
+    steps = [step for out in outputs for step in out.logprobs]
+    steps += [step for out in answers for step in (out.prompt_logprobs or [])[1:]]
+    return [out.token_ids for out in outputs], [sorted(entry.logprob for entry in step.values()) for step in steps]
 
 
 def test_two_processes_answer_like_one(tiny_models):

@@ -28,6 +28,7 @@ from carrel.worker.largest_step import chat_steps, num_blocks
 from carrel.worker.measured_memory import give_back, measure_peak, measure_taken
 from carrel.worker.model_runner import ChatRunner
 from carrel.worker.pending_step import PendingStep
+from carrel.worker.prompt_logprobs import PromptRows, launch_prompt_logprobs
 from carrel.worker.step_limits import StepLimits
 from carrel.worker.step_sampler import HostSampler, SampledStep
 from carrel.worker.token_table import largest_table
@@ -116,10 +117,10 @@ class CudaChatRunner(ChatRunner):
         with self.stream.active():
             size = self._graph_size(requests)
             step = self.inputs.stage(requests, num_padded=size)
-            hidden = self._run_eager(step) if size is None else self._replay(step, size)
+            hidden, prompts = self._run_eager(step) if size is None else (self._replay(step, size), [])
             sampled = self._sample_step(hidden, step)
             done = self.stream.record()
-        return PendingStep(done, lambda: _results(step, sampled), self.sampler.runs_ahead(step.sampled_items))
+        return PendingStep(done, lambda: _results(step, sampled, prompts), self.sampler.runs_ahead(step.sampled_items))
 
     def execute(self, requests: list[ScheduledRequest]) -> list[RequestResult]:
         """One step, from submit to results."""
@@ -145,14 +146,16 @@ class CudaChatRunner(ChatRunner):
 
     def _graph_size(self, items: Sequence[ScheduledRequest]) -> int | None:
         size = self.graphs.size_for(len(items))
-        return size if max([item.num_scheduled_tokens for item in items]) == 1 else None
+        # A graph leaves nothing for the logits of a prompt: one token that asks for its own counts as two.
+        return size if max([item.num_scheduled_tokens + item.num_prompt_logits for item in items]) == 1 else None
 
-    def _run_eager(self, step: ChatStep) -> Tensor:
-        """→ [num_samples, hidden_size]"""
+    def _run_eager(self, step: ChatStep) -> tuple[Tensor, list[PromptRows]]:
+        """→ [num_samples, hidden_size], and what is asked of prompts"""
         inputs = self.inputs
         ids = inputs.input_ids(step.tensors)
         hidden: Tensor = self.model(ids, step.tensors["positions"], inputs.plan(step), self.caches)
-        return hidden.index_select(0, step.tensors["logits_indices"])
+        prompts = launch_prompt_logprobs(self.model, hidden, step.items, self.stream.read_back)
+        return hidden.index_select(0, step.tensors["logits_indices"]), prompts
 
     def _replay(self, step: ChatStep, size: int) -> Tensor:
         """→ [num_samples, hidden_size]"""
@@ -192,7 +195,14 @@ class CudaChatRunner(ChatRunner):
         return body
 
 
-def _results(step: ChatStep, sampled: SampledStep | None) -> list[RequestResult]:
+def _results(step: ChatStep, sampled: SampledStep | None, prompts: list[PromptRows]) -> list[RequestResult]:
+    results = _sampled_results(step, sampled)
+    for prompt in prompts:
+        prompt.put(results)
+    return results
+
+
+def _sampled_results(step: ChatStep, sampled: SampledStep | None) -> list[RequestResult]:
     if sampled is not None and len(step.sampled) == len(step.items):
         return sampled.results()
     results = [RequestResult() for _ in step.items]

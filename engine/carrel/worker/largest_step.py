@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from carrel.params import PoolingParams, SamplingParams
+from carrel.params import MAX_LOGPROBS, PoolingParams, SamplingParams
 from carrel.request import Request
 from carrel.step import ScheduledRequest
 from carrel.worker.step_limits import StepLimits
 
 
 def chat_steps(limits: StepLimits, block_size: int) -> list[list[ScheduledRequest]]:
-    """Whole prompts: few that are as long as they can be, and as many as can be, all of them sampling."""
+    """Whole prompts: few that are as long as they can be, and as many as can be, all of them sampling.
+
+    Each asks for the log probabilities of its prompt too.
+    """
     return [_chats(lengths, block_size) for lengths in _lengths(limits)]
 
 
@@ -35,9 +38,9 @@ def _chats(lengths: list[int], block_size: int) -> list[ScheduledRequest]:
     items, first = [], 0
     for index, length in enumerate(lengths):
         blocks = -(-length // block_size)
-        params = SamplingParams(temperature=1.0, top_p=0.9, top_k=40)
+        params = SamplingParams(temperature=1.0, top_p=0.9, top_k=40, prompt_logprobs=MAX_LOGPROBS)
         request = Request(f"{index}", "", [0] * length, sampling_params=params)
-        items.append(_scheduled(request, list(range(first, first + blocks))))
+        items.append(_scheduled(request, list(range(first, first + blocks)), num_prompt_logits=length - 1))
         first += blocks
     return items
 
@@ -46,5 +49,11 @@ def _pooled(index: int, length: int) -> ScheduledRequest:
     return _scheduled(Request(f"{index}", "", [0] * length, pooling_params=PoolingParams()), [])
 
 
-def _scheduled(request: Request, block_table: list[int]) -> ScheduledRequest:
-    return ScheduledRequest(request, request.num_tokens, block_table, 0, not request.is_pooling)
+def _scheduled(request: Request, block_table: list[int], *, num_prompt_logits: int = 0) -> ScheduledRequest:
+    return ScheduledRequest(
+        request,
+        request.num_tokens,
+        block_table,
+        samples=not request.is_pooling,
+        num_prompt_logits=num_prompt_logits,
+    )

@@ -20,6 +20,7 @@ from carrel.config import EngineConfig
 from carrel.errors import OutOfMemoryError
 from carrel.worker.device_memory import available_bytes, cuda_memory
 from carrel.worker.model_runner import ModelRunner
+from carrel.worker.prompt_logprobs import PROMPT_ROWS
 from carrel.worker.step_limits import StepLimits
 
 GIB = 1 << 30
@@ -219,5 +220,5 @@ def activation_bytes(runner: ModelRunner, config: EngineConfig) -> int:
     if not runner.kv_bytes_per_block:
         return layer
     gathered = 2 * runner.kv_bytes_per_block * blocks_for(model.max_positions, config.block_size) // model.num_layers
-    rows = min(config.max_num_seqs, tokens)
+    rows = min(max(config.max_num_seqs, PROMPT_ROWS), tokens)
     return layer + gathered + rows * model.vocab_size * 4 * 4  # logits, a sorted copy, its indices, noise

@@ -20,6 +20,7 @@ from carrel.params import PoolingParams
 from carrel.step import FinishedBatch, PendingBatch, RequestResult, ScheduledRequest
 from carrel.worker.forward_batch import ForwardBatch, build_batch
 from carrel.worker.pooler import Pooler
+from carrel.worker.prompt_logprobs import launch_prompt_logprobs
 from carrel.worker.step_limits import StepLimits
 from carrel.worker.step_sampler import HostSampler, StepSampler
 from carrel.worker.vectors import PooledStep, ReadBack
@@ -129,11 +130,14 @@ class ChatRunner(ModelRunner):
     def _run(self, batch: ForwardBatch) -> list[RequestResult]:
         hidden = self.model(batch.input_ids, batch.positions, batch.plan, self.caches)
         results = [RequestResult() for _ in batch.requests]
+        prompts = launch_prompt_logprobs(self.model, hidden, batch.requests, Tensor.cpu)
         if batch.sampled:
             items = [batch.requests[index] for index in batch.sampled]
             sampled = self.sampler.sample(self.model.logits(hidden[batch.logits_indices]), items)
             for index, result in zip(batch.sampled, sampled.results(), strict=True):
                 results[index] = result
+        for prompt in prompts:
+            prompt.put(results)
         return results
 
 

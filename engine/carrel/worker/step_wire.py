@@ -2,7 +2,9 @@
 
 ::
 
-    | model | items | item: handle, preemptions, tokens, computed, flags, ids, blocks | ids … | blocks … | item: …
+    | model | items | item: handle, preemptions, tokens, computed, flags, ids, blocks, prompt | ids … | blocks … | …
+
+``prompt``: of so many tokens all ranks make the logits, for the prompt's log probabilities; rank 0 looks at them.
 
 A block table grows, so only what is new of it is sent; after a preemption, or to a rank that does not know the request,
 all of it. ``handle`` is rank 0's number for a request. Knows requests; knows no pipes and no models.
@@ -21,7 +23,7 @@ from carrel.step import ScheduledRequest
 from carrel.worker.frames import IntArray
 
 SAMPLES, ON_DEVICE, BEGINS = 1, 2, 4
-ITEM = 7  # numbers before the ids
+ITEM = 8  # numbers before the ids
 
 
 @dataclass(slots=True)
@@ -78,7 +80,7 @@ class StepWriter:
         blocks = item.block_table[sent.num_blocks :]
         flags = SAMPLES * item.samples + ON_DEVICE * item.input_on_device + BEGINS * begins
         numbers += (sent.handle, request.num_preemptions, item.num_scheduled_tokens, item.num_computed_tokens, flags)
-        numbers += (len(ids), len(blocks))
+        numbers += (len(ids), len(blocks), item.num_prompt_logits)
         numbers += ids
         numbers += blocks
         sent.num_blocks, sent.last_step = len(item.block_table), self._step
@@ -129,5 +131,5 @@ class StepReader:
         else:
             request.block_ids += blocks
         return ScheduledRequest(
-            request, count, request.block_ids, computed, bool(flags & SAMPLES), bool(flags & ON_DEVICE)
+            request, count, request.block_ids, computed, bool(flags & SAMPLES), bool(flags & ON_DEVICE), head[7]
         )

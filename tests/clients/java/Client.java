@@ -16,8 +16,10 @@ import java.util.List;
 import java.util.concurrent.CompletableFuture;
 
 public class Client {
-    static final String QUESTION = "{\"model\":\"tiny-chat\",\"messages\":[{\"role\":\"user\",\"content\":\"一个读者可以借几本书?\"}]";
-    static final String LONG = "{\"model\":\"tiny-chat\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"从一数到很多。\"}]}";
+    static final String QUESTION =
+        "{\"model\":\"tiny-chat\",\"messages\":[{\"role\":\"user\",\"content\":\"一个读者可以借几本书?\"}]";
+    static final String LONG =
+        "{\"model\":\"tiny-chat\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"从一数到很多。\"}]}";
     static final HttpClient client = HttpClient.newHttpClient();  // the defaults: every request offers h2c
     static String url, key;
 
@@ -42,7 +44,8 @@ public class Client {
         show("chunked", client.send(chunked("/v1/chat/completions", QUESTION + "}"), BodyHandlers.ofString()));
         show("chunked embeddings", client.send(chunked("/v1/embeddings", embed), BodyHandlers.ofString()));
         show("refused", client.send(post("/v1/chat/completions", "{\"messages\":"), BodyHandlers.ofString()));
-        HttpRequest wrong = HttpRequest.newBuilder(URI.create(url + "/v1/models")).header("Authorization", "Bearer no").build();
+        HttpRequest wrong =
+            HttpRequest.newBuilder(URI.create(url + "/v1/models")).header("Authorization", "Bearer no").build();
         show("wrong key", client.send(wrong, BodyHandlers.ofString()));
         HttpResponse<java.util.stream.Stream<String>> lines =
             client.send(post("/v1/chat/completions", QUESTION + ",\"stream\":true}"), BodyHandlers.ofLines());
@@ -69,18 +72,23 @@ public class Client {
 
     /** Reads a little of a long stream, and goes. */
     static void leave() throws Exception {
-        HttpResponse<InputStream> answer = client.send(post("/v1/chat/completions", LONG), BodyHandlers.ofInputStream());
+        HttpResponse<InputStream> answer = opened();
         try (InputStream body = answer.body()) {
-            print("left", answer.statusCode(), answer.version().name(), new String(body.readNBytes(40), StandardCharsets.UTF_8));
+            String start = new String(body.readNBytes(40), StandardCharsets.UTF_8);
+            print("left", answer.statusCode(), answer.version().name(), start);
         }
         System.in.read();  // the process stays: it is the stream that was left
     }
 
     /** Opens a long stream and never reads from it. */
     static void stall() throws Exception {
-        HttpResponse<InputStream> answer = client.send(post("/v1/chat/completions", LONG), BodyHandlers.ofInputStream());
+        HttpResponse<InputStream> answer = opened();
         print("stalled", answer.statusCode(), answer.version().name(), "");
         System.in.read();
+    }
+
+    static HttpResponse<InputStream> opened() throws Exception {
+        return client.send(post("/v1/chat/completions", LONG), BodyHandlers.ofInputStream());
     }
 
     static HttpRequest.Builder to(String path) {

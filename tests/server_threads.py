@@ -14,11 +14,16 @@ from carrel_server.http_protocol import IgnoreUpgradeProtocol
 
 
 @contextmanager
-def running(app: Any) -> Iterator[str]:
-    """The base URL of the app, which listens until the block ends."""
+def running(
+    app: Any, *, protocol: type[IgnoreUpgradeProtocol] = IgnoreUpgradeProtocol, send_buffer: int = 0
+) -> Iterator[str]:
+    """The base URL of the app, which listens until the block ends. ``send_buffer``: bytes that the kernel takes from
+    the server before a client reads any; 0: its own choice."""
     listener = socket.socket()
+    if send_buffer:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http=IgnoreUpgradeProtocol, ws="none", lifespan="off", log_level="warning")
+    config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

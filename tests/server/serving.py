@@ -29,14 +29,20 @@ def own_server(
         yield engine, url
 
 
-def connect(url: str) -> socket.socket:
+def connect(url: str, *, receive_buffer: int = 0) -> socket.socket:
+    """``receive_buffer``: bytes that the kernel takes before anybody reads them; 0: its own choice."""
     host, port = url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    connection = socket.socket()
+    connection.settimeout(20)
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.connect((host, int(port)))
+    return connection
 
 
-def open_request(url: str, path: str, body: dict[str, Any]) -> socket.socket:
+def open_request(url: str, path: str, body: dict[str, Any], *, receive_buffer: int = 0) -> socket.socket:
     """A request sent, its answer not read."""
-    connection = connect(url)
+    connection = connect(url, receive_buffer=receive_buffer)
     data = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n"
     connection.sendall(head.encode() + data)

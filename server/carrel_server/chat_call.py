@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, fields
@@ -15,11 +16,13 @@ from fastapi import Request
 
 from carrel_server.auth import cache_salt
 from carrel_server.chat_beams import chat_beams
-from carrel_server.chat_shapes import ChatShape
+from carrel_server.chat_shapes import ChatShape, message_of
 from carrel_server.logprobs import chat_logprobs
+from carrel_server.reasoning_tokens import count_reasoning
 from carrel_server.schemas.chat import ChatBody
 from carrel_server.schemas.thinking import split_alias
-from carrel_server.service import Service, new_id
+from carrel_server.service import Service
+from carrel_server.usage import Usage
 
 if TYPE_CHECKING:
     from carrel.hosted_model import HostedModel
@@ -57,7 +60,9 @@ class ChatCall:
 
     def outputs(self) -> AsyncIterator[RequestOutput]:
         body, service = self.body, self.service
-        request_id = new_id("chatcmpl") if body.request_id else self.id  # two callers may give the same one
+        request_id = (
+            f"{self.id}-{secrets.token_hex(4)}" if body.request_id else self.id
+        )  # two callers may give the same one
         options = self.options()
         if body.use_beam_search:
             return chat_beams(
@@ -101,7 +106,7 @@ class ChatCall:
         return text if self.body.echo and last.get("role") == "assistant" and isinstance(text, str) else ""
 
 
-def chat_call(request: Request, service: Service, body: ChatBody, prefix: str = "chatcmpl") -> ChatCall:
+def chat_call(request: Request, service: Service, body: ChatBody, prefix: str = "chatcmpl-") -> ChatCall:
     """
     Raises:
         InvalidParamsError: fields that do not fit each other, or a chat template that is not trusted.
@@ -114,7 +119,7 @@ def chat_call(request: Request, service: Service, body: ChatBody, prefix: str = 
         )
         raise InvalidParamsError(message, param="chat_template")
     hosted, thinks = chat_model(service, body.model)
-    id = f"{prefix}-{body.request_id}" if body.request_id else new_id(prefix)
+    id = prefix + (body.request_id or secrets.token_hex(12))
     return ChatCall(service, body, hosted, id, int(time.time()), cache_salt(request, body.cache_salt), thinks)
 
 
@@ -127,3 +132,16 @@ def chat_model(service: Service, name: str | None) -> tuple[HostedModel, bool | 
         except ModelNotFoundError:
             return service.model(bare, "chat"), thinks
     return service.model(name, "chat"), None
+
+
+def final_usage(call: ChatCall, output: RequestOutput) -> Usage:
+    """The counts of a finished call, which the metrics are told, too."""
+    usage = Usage()
+    usage.add_prompt(output)
+    usage.count_tokens(output)
+    usage.reasoning_tokens = sum(
+        count_reasoning(call.hosted.tokenizer, choice.text, choice.token_ids, message_of(choice).reasoning)
+        for choice in output.outputs
+    )
+    call.service.metrics.finished(call.hosted.names[0], output, usage.completion_tokens, len(output.outputs))
+    return usage

@@ -9,18 +9,16 @@ from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.body import read_body
-from carrel_server.chat_call import ChatCall, chat_call
+from carrel_server.chat_call import ChatCall, chat_call, final_usage
 from carrel_server.chat_shapes import message_of
 from carrel_server.chat_stream import FramedStream, chat_chunks
 from carrel_server.disconnect import until_disconnect
 from carrel_server.generation import final_output, started_stream
 from carrel_server.json_response import JsonResponse
 from carrel_server.logprobs import prompt_logprobs
-from carrel_server.reasoning_tokens import count_reasoning
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.chat import ChatBody
 from carrel_server.service import service_of
-from carrel_server.usage import Usage
 
 
 async def chat_completions(request: Request) -> Response:
@@ -46,19 +44,6 @@ def completion_object(call: ChatCall, output: RequestOutput) -> dict[str, Any]:
     if output.prompt_logprobs is not None:
         answer["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
     return answer
-
-
-def final_usage(call: ChatCall, output: RequestOutput) -> Usage:
-    """The counts of a finished call, which the metrics are told, too."""
-    usage = Usage()
-    usage.add_prompt(output)
-    usage.count_tokens(output)
-    usage.reasoning_tokens = sum(
-        count_reasoning(call.hosted.tokenizer, choice.text, choice.token_ids, message_of(choice).reasoning)
-        for choice in output.outputs
-    )
-    call.service.metrics.finished(call.hosted.names[0], output, usage.completion_tokens, len(output.outputs))
-    return usage
 
 
 def choice_object(call: ChatCall, choice: CompletionOutput) -> dict[str, Any]:

@@ -34,7 +34,10 @@ from carrel_server.routes import (
     ollama_chat,
     ollama_models,
     ollama_pooling,
+    pooling,
     rerank,
+    responses,
+    score,
     tokenize,
 )
 from carrel_server.service import Service
@@ -43,7 +46,21 @@ from carrel_server.settings import ServerSettings
 if TYPE_CHECKING:
     from carrel.async_llm import AsyncLLM
 
-MODULES = (health, models, chat, completions, embeddings, rerank, tokenize, ollama_chat, ollama_pooling, ollama_models)
+MODULES = (
+    health,
+    models,
+    chat,
+    responses,
+    completions,
+    embeddings,
+    pooling,
+    rerank,
+    score,
+    tokenize,
+    ollama_chat,
+    ollama_pooling,
+    ollama_models,
+)
 ENDPOINTS = tuple(endpoint for module in MODULES for endpoint in module.ENDPOINTS)
 
 

@@ -17,6 +17,8 @@ LISTS = {
     "texts": "max_documents",
     "text_1": "max_documents",
     "text_2": "max_documents",
+    "data_1": "max_documents",
+    "data_2": "max_documents",
     "queries": "max_documents",
     "items": "max_documents",
     "stop": "max_stop_strings",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 from carrel.outputs import EmbeddingOutput, EmbeddingRequestOutput
+from carrel_server import pooling_answer
 from carrel_server.errors import HttpError
+from carrel_server.pooling_answer import PoolingAnswer
 from carrel_server.routes.embeddings import check_finite
 
 TEXTS = ["图书馆很安静。", "The river runs below the hill.", "检索和重排"]
@@ -57,10 +61,8 @@ def test_a_long_list_keeps_its_order(client: httpx.Client) -> None:
 
 
 def test_a_big_answer_is_written_in_a_thread(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    from carrel_server.routes import embeddings
-
     small = embed(client, input=TEXTS)
-    monkeypatch.setattr(embeddings, "FLOATS_IN_LOOP", 1)
+    monkeypatch.setattr(pooling_answer, "FLOATS_IN_LOOP", 1)
     big = embed(client, input=TEXTS)
     assert big["data"] == small["data"] and big["usage"] == small["usage"]
 
@@ -97,8 +99,55 @@ def test_too_long_is_an_error_unless_it_may_be_cut(client: httpx.Client) -> None
     answer = client.post("/v1/embeddings", json={"input": text})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
-    for fields in ({"truncate": True}, {"truncate": "END"}, {"truncate_prompt_tokens": -1}):
+    for fields in ({"truncate": True}, {"truncate": "END"}, {"truncate": "start"}, {"truncate_prompt_tokens": -1}):
         assert embed(client, input=text, **fields)["data"][0]["truncated"] is True
+    for refused in (False, "NONE"):
+        assert client.post("/v1/embeddings", json={"input": text, "truncate": refused}).status_code == 400
+    message = client.post("/v1/embeddings", json={"input": ["short", text]}).json()["error"]["message"]
+    assert "maximum context length" in message and "1" in message
+
+
+def test_either_side_is_cut(client: httpx.Client) -> None:
+    words = ["河", "水", "山", "上", "书", "桌", "安", "静"]
+    text = "".join(words)
+    first, last = "".join(words[:3]), "".join(words[-3:])
+    for kept, fields in (
+        (first, {}),
+        (first, {"truncation_side": "right"}),
+        (last, {"truncation_side": "left"}),
+        (last, {"truncation_direction": "Left"}),
+        (last, {"truncate": "START"}),
+    ):
+        cut = embed(client, input=[text, kept], truncate_prompt_tokens=5, **fields)  # [CLS], three characters, [SEP]
+        rows = vectors(cut)
+        assert np.allclose(rows[0], rows[1], atol=1e-5), fields
+        assert [row.get("truncated", False) for row in cut["data"]] == [True, False]
+
+
+def test_without_special_tokens(client: httpx.Client) -> None:
+    both = [embed(client, input="河水", add_special_tokens=flag)["usage"]["total_tokens"] for flag in (True, False)]
+    assert both[0] - both[1] == 2
+
+
+def test_raw_and_normalised_vectors(client: httpx.Client) -> None:
+    for fields in ({"normalize": False}, {"use_activation": False}):
+        assert not np.allclose(np.linalg.norm(vectors(embed(client, input="河水", **fields))), 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_a_thousand_vectors_are_written_fast(encoding: Any) -> None:
+    """The limit is far above what it takes (6 ms as base64), for a machine that is busy."""
+    rows = list(np.random.default_rng(0).standard_normal((1000, 1024)).astype(np.float32))
+    answer, truncated = PoolingAnswer("embd-1", "m", 1), [False] * 1000
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        data = answer.rows(rows, truncated, encoding)
+        times.append(time.process_time() - start)
+    assert min(times) < (0.05 if encoding == "base64" else 0.3)
+    last = orjson.loads(b"[" + data + b"]")[-1]["embedding"]
+    read = np.frombuffer(base64.b64decode(last), "<f4") if encoding == "base64" else np.array(last, np.float32)
+    assert np.array_equal(read, rows[-1])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +161,16 @@ def test_too_long_is_an_error_unless_it_may_be_cut(client: httpx.Client) -> None
         ({}, "input"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
         ({"input": "a", "input_type": "poem"}, "input_type"),
+        ({"input": "a", "encoding_format": "bytes"}, "encoding_format"),
         ({"input": "a", "dimensions": 0}, "dimensions"),
+        ({"input": "a", "dimensions": "many"}, "dimensions"),
+        ({"input": "a", "truncate": "MIDDLE"}, "truncate"),
+        ({"input": "a", "truncate": False, "truncate_prompt_tokens": 3}, "truncate"),
+        ({"input": "a", "truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"input": "a", "truncate_prompt_tokens": 1}, "prompt"),
+        ({"input": "a", "prompt_name": "poem"}, "poem"),
+        ({"input": "a", "embed_dtype": "float16"}, "embed_dtype"),
+        ({"input": "a", "messages": [{"role": "user", "content": "a"}]}, "messages"),
         ({"input": "a", "model": "tiny-chat"}, "tiny-chat"),
     ],
 )

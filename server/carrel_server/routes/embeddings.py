@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from carrel.errors import InvalidParamsError
 from carrel.outputs import EmbeddingRequestOutput
 from fastapi import Request
@@ -16,85 +13,62 @@ from starlette.responses import Response
 
 from carrel_server.body import read_body
 from carrel_server.disconnect import until_disconnect
-from carrel_server.errors import HttpError
-from carrel_server.json_response import JsonResponse, dumps
+from carrel_server.json_response import JsonResponse
+from carrel_server.model_names import INPUT_TYPES, find_model
+from carrel_server.pooling_answer import PoolingAnswer, require_finite
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.embedding import EmbeddingBody
 from carrel_server.service import Service, new_id, service_of
 
-FLOATS_IN_LOOP = 65_536  # more numbers than this are written in a thread, or the event loop would stand still
-
 
 async def embeddings(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, EmbeddingBody)
-    hosted = service.model(body.model, "embedding")
-    inputs: Any = body.inputs  # texts and token ids may be mixed, which OpenAI allows
-    check_inputs(inputs, service)
+    hosted, input_type = find_model(service, body.model, "embedding", INPUT_TYPES)
+    inputs: Any = read_inputs(body.inputs, service)  # texts and token ids may be mixed
+    params = body.pooling_params(input_type)
     start = time.monotonic()
-    work = service.llm.embed(inputs, body.pooling_params(), model=hosted.key)
-    outputs = await until_disconnect(request.receive, work)
+    outputs = await until_disconnect(request.receive, service.llm.embed(inputs, params, model=hosted.key))
     check_finite(outputs)
     num_tokens = sum(len(output.prompt_token_ids) for output in outputs)
     service.metrics.pooled(hosted.names[0], "embedding", len(outputs), num_tokens, time.monotonic() - start)
-    answer: dict[str, Any] = {
-        "object": "list",
-        "data": [],
-        "model": body.model or hosted.names[0],
-        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
-        "id": new_id("embd"),
-    }
-    return JsonResponse(await write_answer(answer, outputs, body.encoding_format))
+    answer = PoolingAnswer(new_id("embd"), body.model or hosted.names[0], num_tokens)
+    vectors = [output.outputs.embedding for output in outputs]
+    return JsonResponse(await answer.write(vectors, [o.truncated for o in outputs], body.encoding_format))
 
 
-def check_inputs(inputs: Sequence[str | Sequence[int]], service: Service) -> None:
-    """
+def read_inputs(inputs: Sequence[str | list[int]], service: Service) -> list[str | list[int]]:
+    """The inputs as the engine takes them: texts, or token ids of the model's own, as the policy says.
+
     Raises:
         InvalidParamsError: nothing to embed, an empty text, or token ids where they are not understood.
     """
     if not inputs:
         raise InvalidParamsError("input must hold at least one text.", param="input")
-    for index, item in enumerate(inputs):
-        if not item or (isinstance(item, str) and not item.strip()):
-            raise InvalidParamsError(f"input[{index}] is empty; send only texts with content.", param="input")
-        if not isinstance(item, str) and service.settings.embedding_token_ids == "reject":
-            raise InvalidParamsError(
-                "input holds token ids, and ids of another vocabulary give useless vectors. Send texts: with "
-                "LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False. To accept ids of this model's own "
-                "tokenizer, start the server with --embedding-token-ids model.",
-                param="input",
-            )
+    return [_read_input(index, item, service) for index, item in enumerate(inputs)]
+
+
+def _read_input(index: int, item: str | list[int], service: Service) -> str | list[int]:
+    if not isinstance(item, str) and service.cl100k is not None:
+        item = service.cl100k.decode(item)
+    if not item or (isinstance(item, str) and not item.strip()):
+        raise InvalidParamsError(f"input[{index}] is empty; send only texts with content.", param="input")
+    if not isinstance(item, str) and service.settings.embedding_token_ids == "reject":
+        raise InvalidParamsError(
+            "input holds token ids, and ids of another vocabulary give useless vectors. Send texts: with "
+            "LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False. Or start the server with "
+            "--embedding-token-ids cl100k, if they are those of OpenAI's tokenizer, which LangChain uses, or with "
+            "--embedding-token-ids model, if they are of this model's own.",
+            param="input",
+        )
+    return item
 
 
 def check_finite(outputs: Sequence[EmbeddingRequestOutput]) -> None:
-    """A vector with NaN would poison an index; better no vector.
-
-    Raises:
-        HttpError: 500 that names the inputs.
     """
-    bad = [index for index, output in enumerate(outputs) if not np.isfinite(output.outputs.embedding).all()]
-    if bad:
-        raise HttpError(500, f"The model gave vectors that are not finite for input {bad[:20]}.", param="input")
-
-
-async def write_answer(answer: dict[str, Any], outputs: Sequence[EmbeddingRequestOutput], encoding: str) -> bytes:
-    num_floats = sum(output.outputs.hidden_size for output in outputs)
-    if num_floats <= FLOATS_IN_LOOP:
-        return _write(answer, outputs, encoding)
-    return await asyncio.to_thread(_write, answer, outputs, encoding)
-
-
-def _write(answer: dict[str, Any], outputs: Sequence[EmbeddingRequestOutput], encoding: str) -> bytes:
-    """Row by row, so that a thread that writes a long answer lets the others in between."""
-    rows = [dumps(_row(index, output, encoding)) for index, output in enumerate(outputs)]
-    head, tail = dumps(answer).split(b'"data":[]', 1)
-    return head + b'"data":[' + b",".join(rows) + b"]" + tail
-
-
-def _row(index: int, output: EmbeddingRequestOutput, encoding: str) -> dict[str, Any]:
-    vector = np.ascontiguousarray(output.outputs.embedding, dtype="<f4")
-    value = base64.b64encode(vector.data).decode() if encoding == "base64" else vector
-    row = {"index": index, "object": "embedding", "embedding": value}
-    return {**row, "truncated": True} if output.truncated else row
+    Raises:
+        HttpError: 500 that names the inputs whose vectors are not finite.
+    """
+    require_finite([output.outputs.embedding for output in outputs])
 
 
 ENDPOINTS = (post("/v1/embeddings", embeddings, EmbeddingBody),)

@@ -1,20 +1,25 @@
-"""``/rerank`` in the dialects of Jina, Cohere and TEI, and ``/score``."""
+"""``/rerank`` in the dialects of Jina, Cohere, vLLM and TEI."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from carrel.outputs import RerankOutput
+from carrel.outputs import RerankOutput, RerankResult
 from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.body import read_body
 from carrel_server.disconnect import until_disconnect
+from carrel_server.errors import HttpError
 from carrel_server.json_response import JsonResponse
 from carrel_server.routes.endpoint import post
-from carrel_server.schemas.rerank import RerankBody, ScoreBody
+from carrel_server.schemas.rerank import RerankBody
 from carrel_server.service import new_id, service_of
+
+DOCUMENTS_IN_A_UNIT = 100  # Cohere's search unit: one query with so many documents
 
 
 async def rerank(request: Request) -> Response:
@@ -26,22 +31,34 @@ async def rerank(request: Request) -> Response:
     work = service.llm.rerank(
         body.query,
         documents,
-        top_n=limit,
         model=hosted.key,
         truncate_prompt_tokens=body.cut_to,
         max_tokens_per_doc=body.max_tokens_per_doc,
     )
     output = await until_disconnect(request.receive, work)
+    require_finite_scores([result.raw_score for result in output.results])
     service.metrics.pooled(hosted.names[0], "rerank", len(documents), output.num_tokens, time.monotonic() - start)
+    output.results = output.results[:limit]
     if body.texts is not None:
         return JsonResponse(tei_list(output, body))
-    return JsonResponse(results_object(output, body, body.model or hosted.names[0]))
+    answer = results_object(output, body, body.model or hosted.names[0])
+    return JsonResponse({**answer, "meta": meta(request.url.path, len(documents))})
+
+
+def require_finite_scores(scores: Sequence[float]) -> None:
+    """A ranking by NaN is none.
+
+    Raises:
+        HttpError: 500.
+    """
+    if not all(map(math.isfinite, scores)):
+        raise HttpError(500, "The model gave scores that are not finite.")
 
 
 def results_object(output: RerankOutput, body: RerankBody, model: str) -> dict[str, Any]:
     results = []
     for result in output.results:
-        entry: dict[str, Any] = {"index": result.index, "relevance_score": result.relevance_score}
+        entry: dict[str, Any] = {"index": result.index, "relevance_score": scaled(result, body)}
         if body.return_documents:
             entry["document"] = {"text": result.document}
         results.append({**entry, "raw_score": result.raw_score})
@@ -50,8 +67,14 @@ def results_object(output: RerankOutput, body: RerankBody, model: str) -> dict[s
         "model": model,
         "usage": {"prompt_tokens": output.num_tokens, "total_tokens": output.num_tokens},
         "results": results,
-        "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
     }
+
+
+def meta(path: str, num_documents: int) -> dict[str, Any]:
+    """Cohere's, in the version that was asked."""
+    version = "1" if path.endswith("/v1/rerank") else "2"
+    units = math.ceil(num_documents / DOCUMENTS_IN_A_UNIT)
+    return {"api_version": {"version": version}, "billed_units": {"search_units": units}}
 
 
 def tei_list(output: RerankOutput, body: RerankBody) -> list[dict[str, Any]]:
@@ -60,34 +83,13 @@ def tei_list(output: RerankOutput, body: RerankBody) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"index": result.index}
         if body.return_text:
             row["text"] = result.document
-        row["score"] = result.raw_score if body.raw_scores else result.relevance_score
-        rows.append(row)
+        rows.append({**row, "score": scaled(result, body)})
     return rows
 
 
-async def score(request: Request) -> Response:
-    """One score, 0..1, for each pair of texts."""
-    service, body = service_of(request), await read_body(request, ScoreBody)
-    body.check()
-    hosted = service.model(body.model, "rerank")
-    start = time.monotonic()
-    work = service.llm.score(
-        body.text_1, body.text_2, model=hosted.key, truncate_prompt_tokens=body.truncate_prompt_tokens
-    )
-    outputs = await until_disconnect(request.receive, work)
-    num_tokens = sum(len(output.prompt_token_ids) for output in outputs)
-    service.metrics.pooled(hosted.names[0], "rerank", len(outputs), num_tokens, time.monotonic() - start)
-    data = [{"index": i, "object": "score", "score": output.outputs.score} for i, output in enumerate(outputs)]
-    return JsonResponse(
-        {
-            "id": new_id("score"),
-            "object": "list",
-            "created": int(time.time()),
-            "model": body.model or hosted.names[0],
-            "data": data,
-            "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
-        }
-    )
+def scaled(result: RerankResult, body: RerankBody) -> float:
+    """0..1, or the model's own scale where that was asked for."""
+    return result.raw_score if body.raw else result.relevance_score
 
 
 ENDPOINTS = (
@@ -96,6 +98,4 @@ ENDPOINTS = (
     post("/v2/rerank", rerank, RerankBody),
     post("/reranking", rerank, RerankBody),
     post("/v1/reranking", rerank, RerankBody),
-    post("/score", score, ScoreBody),
-    post("/v1/score", score, ScoreBody),
 )

@@ -15,6 +15,7 @@ BOOK_JSON = '{"title": "红楼梦", "year": 1791}'
 THINK = "想一想再说:一加一等于几?"
 THOUGHT, THOUGHT_ANSWER = "一个加一个,就是两个。", "等于二。"
 LONG = "从一数到很多。"
+LONG_TOKENS = 1000  # its answer has more
 DEFAULT = "我是图书馆的助手。"
 
 

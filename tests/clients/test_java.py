@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 from carrel.host import EngineHost
 from other_languages import HERE, java, printed, waiting
-from reading_room import API_KEY, CHAT, LOANS_ANSWER
+from reading_room import API_KEY, CHAT, LOANS_ANSWER, LONG_TOKENS
 from server_threads import wait_for
 from wire import recorded
 
 pytestmark = pytest.mark.java
-
-LONG_TOKENS = 1000  # the long answer is longer
 
 
 def command(url: str, name: str) -> list[str]:

@@ -72,8 +72,12 @@ class JsonCallParser(ToolCallParser):
 
     def _list(self) -> Steps[None]:
         """Read ``[object, object, …]``: at least one."""
+        yield from self.reader.expect("[")
+        yield from self._members()
+
+    def _members(self) -> Steps[None]:
+        """Read the rest of a list."""
         reader, num_calls = self.reader, self._num_calls
-        yield from reader.expect("[")
         yield from reader.space()
         while not (yield from reader.optional("]")):
             yield from self._object()

@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from carrel.errors import InvalidParamsError
+from carrel.parsers.deepseek import DeepSeekParser
 from carrel.parsers.hermes import HermesParser
+from carrel.parsers.json_list import FunctoolsParser, JsonListParser
+from carrel.parsers.llama3_json import Llama3JsonParser
+from carrel.parsers.mistral import MistralParser
+from carrel.parsers.pythonic import PythonicParser
+from carrel.parsers.qwen3_coder import Qwen3CoderParser
 from carrel.parsers.tool_parser import ToolCallParser
 
 OFF = "none"
@@ -16,7 +22,21 @@ OFF = "none"
 
 def tool_parsers() -> Mapping[str, type[ToolCallParser]]:
     """Parsers of tool calls by the name that --tool-call-parser takes."""
-    return {"hermes": HermesParser}
+    return {
+        "hermes": HermesParser,
+        "llama3_json": Llama3JsonParser,
+        "llama4_json": Llama3JsonParser,
+        "mistral": MistralParser,
+        "qwen3_coder": Qwen3CoderParser,
+        "qwen3_xml": Qwen3CoderParser,
+        "mimo": Qwen3CoderParser,
+        "pythonic": PythonicParser,
+        "llama4_pythonic": PythonicParser,
+        "deepseek_v3": DeepSeekParser,
+        "deepseek_v31": DeepSeekParser,
+        "phi4_mini_json": FunctoolsParser,
+        "json": JsonListParser,
+    }
 
 
 def thought_tags() -> Mapping[str, tuple[str, str]]:
@@ -66,7 +86,20 @@ def detect_tool_parser(template: str) -> str | None:
     >>> detect_tool_parser("{% for tool in tools %}… within <tool_call></tool_call> …{% endfor %}")
     'hermes'
     """
-    return "hermes" if "<tool_call>" in template else None
+    if "tools" not in template and "tool_calls" not in template:
+        return None
+    signs = (
+        ("<function=", "qwen3_coder"),
+        ("[TOOL_CALLS]", "mistral"),
+        ("<｜tool▁sep｜>", "deepseek_v3" if "```json" in template else "deepseek_v31"),
+        ("<tool_call>", "hermes"),
+        ("functools[", "phi4_mini_json"),
+        ("<|python_start|>", "llama4_pythonic"),
+        ("<|python_tag|>", "llama3_json"),
+        ('"parameters": dictionary', "llama3_json"),
+        ("[func_name1(", "pythonic"),
+    )
+    return next((name for sign, name in signs if sign in template), None)
 
 
 def detect_reasoning_parser(template: str) -> str | None:

@@ -93,7 +93,8 @@ class ToolCallParser(ABC):
         while (marker := (yield from self._until_marker())) is not None:
             try:
                 yield from self._calls(marker)
-                self.reader.settle()
+                if (behind := self.reader.settle()).isspace():
+                    self._text(behind)
             except NotACall:
                 self._give_up()
 

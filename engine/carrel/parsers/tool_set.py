@@ -50,6 +50,11 @@ class ToolSet:
         known = properties if isinstance(properties, Mapping) else {}
         return {key: resolved(value, schema) for key, value in known.items()}
 
+    def types(self, name: str) -> dict[str, frozenset[str]]:
+        """JSON types that each parameter may have."""
+        root = self.schema(name) if name in self._functions else {}
+        return {key: types_of(schema, root) for key, schema in self.parameters(name).items()}
+
 
 def resolved(schema: Any, root: Schema, depth: int = 0) -> Schema:
     """The schema itself, where it is only a reference into ``root``."""

@@ -10,24 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import runpy
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from carrel import LLM, SamplingParams
+from rows import ROOT, append_rows, machine
 
-ROOT = Path(__file__).parent.parent
 # About 90 million parameters: Qwen2.5-0.5B at two thirds of its width and a third of its depth.
 SHAPE = {
     "vocab_size": 32_000,
@@ -84,28 +79,6 @@ def measure(runs: dict[str, Callable[[], list[list[int]]]], rounds: int) -> tupl
     return seconds, agree
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def describe() -> dict[str, Any]:
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return {
-        "command": " ".join(["python", "benchmarks/first_row.py", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": git.stdout.strip(),
-        "cpu": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 1),  # above the number of threads: others were computing too
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -133,12 +106,11 @@ def main() -> None:
         "output_tokens_per_second": rates,
         "ratio_of_best": round(best["carrel"] / best["transformers"], 2),
         "requests_with_equal_tokens": agree,
-        **describe(),
+        **machine(),
+        "transformers": transformers.__version__,
     }
     print(json.dumps(row, ensure_ascii=False, indent=2))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    append_rows(args.out, [row])
 
 
 if __name__ == "__main__":

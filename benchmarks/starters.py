@@ -9,19 +9,15 @@ of the sides alternate, and the best of each side counts: other work on the mach
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import random
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from carrel import LLM, PoolingParams, SamplingParams
+from rows import append_rows, machine
 
 Round = Callable[[], int]  # runs once, returns the tokens or texts that it made
 
@@ -103,26 +99,12 @@ def best_rates(rounds: dict[str, Round], num_rounds: int) -> dict[str, float]:
     return rates
 
 
-def machine() -> dict[str, Any]:
-    """What a row must say to be compared with."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": commit.stdout.strip(),
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None, help="append the rows to this file")
     args = parser.parse_args()
-    lines: list[str] = []
+    rows: list[dict[str, Any]] = []
     with LLM() as llm:
         workloads: dict[str, tuple[str, dict[str, Round]]] = {
             "chat, 16 requests, 64 in, 64 out": ("tokens/s", chat_rounds(llm, 16, 64, 64)),
@@ -131,12 +113,10 @@ def main() -> None:
         }
         for workload, (unit, rounds) in workloads.items():
             for side, rate in best_rates(rounds, args.rounds).items():
-                row = {"workload": workload, "side": side, "rate": round(rate, 1), "unit": unit, **machine()}
+                rows.append({"workload": workload, "side": side, "rate": round(rate, 1), "unit": unit, **machine()})
                 print(f"{workload:36}{side:28}{rate:10,.1f} {unit}", flush=True)
-                lines.append(json.dumps(row, ensure_ascii=False))
     if args.out:
-        with args.out.open("a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
+        append_rows(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,13 @@ MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS, MAX_MODEL_LEN = 8, 40, 64
 PLAIN = [
     {"temperature": 0.0},
     {"temperature": 1.0},
-    {"temperature": 0.8, "top_p": 0.9, "logprobs": 3},
+    {"temperature": 0.8, "top_p": 0.9, "logprobs": 3, "prompt_logprobs": 1},
     {"temperature": 1.0, "min_tokens": 6, "stop_token_ids": list(range(100))},
     {"temperature": 1.0, "stop_token_ids": list(range(60))},
 ]
 PENALISED = [*PLAIN, {"temperature": 0.7, "presence_penalty": 1.0, "repetition_penalty": 1.2}]
 
-Answer = tuple[list[int], str | None, list[float]]  # tokens, finish reason, logprobs
+Answer = tuple[list[int], str | None, list[float]]  # tokens, finish reason, logprobs of prompt and answer
 
 
 def requests(params: list[dict]) -> Iterator[Request]:
@@ -50,7 +50,8 @@ def answers(executor: Executor, params: list[dict], *, overlap: bool) -> tuple[d
         for output in core.step():
             tokens, _, logprobs = found.get(output.request_id, ([], None, []))
             tokens += output.new_token_ids
-            logprobs += [value for entry in output.logprobs or [] for value in entry.logprobs]
+            entries = [*(output.prompt_logprobs or []), *(output.logprobs or [])]
+            logprobs += [value for entry in entries for value in entry.logprobs]
             found[output.request_id] = (tokens, output.finish_reason, logprobs)
     scheduler.check_idle()
     return found, scheduler.stats()

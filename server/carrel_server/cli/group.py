@@ -6,8 +6,9 @@ import click
 from carrel._version import __version__
 from carrel.errors import CarrelError
 
+from carrel_server.cli.chat import chat
 from carrel_server.cli.knowledge import ask, index
-from carrel_server.cli.local import chat, complete, embed, rerank
+from carrel_server.cli.local import complete, embed, rerank
 from carrel_server.cli.serve import serve
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}

@@ -1,10 +1,10 @@
-"""``carrel chat | complete | embed | rerank``: one model in this process, text in, text out."""
+"""``carrel complete | embed | rerank``: one model in this process, text in, text out."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from carrel.outputs import RequestOutput
 
 
-def model_options(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def model_options(default: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: --model, --device, --dtype."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
             click.option("--dtype", type=click.Choice(list(DTYPES)), default="auto", show_default=True),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."),
-            click.option("--model", default=default, show_default=True, help="Folder or name of a model."),
+            click.option("--model", default=default, show_default=bool(default), help="Folder or name of a model."),
         ):
             function = option(function)
         return function
@@ -54,51 +54,11 @@ def streaming_params(max_tokens: int, temperature: float, seed: int | None) -> S
     return SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed, output_kind=kind)
 
 
-def print_stream(outputs: Iterable[RequestOutput]) -> str:
-    """Print the deltas as they come; the whole text is the result."""
-    text = ""
+def print_stream(outputs: Iterable[RequestOutput]) -> None:
+    """Print the deltas as they come."""
     for output in outputs:
-        delta = output.outputs[0].text
-        text += delta
-        click.echo(delta, nl=False)
+        click.echo(output.outputs[0].text, nl=False)
     click.echo()
-    return text
-
-
-@click.command()
-@click.argument("prompt", required=False)
-@model_options("starter/reader")
-@sampling_options
-@click.option("--system", help="System message.")
-def chat(
-    prompt: str | None,
-    model: str,
-    device: str,
-    dtype: str,
-    system: str | None,
-    **sampling: Any,
-) -> None:
-    """Chat with a model: one answer to PROMPT, or a conversation when there is none (end it with Ctrl-D)."""
-    params = streaming_params(**sampling)
-    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    with open_llm(model, device, dtype) as llm:
-        for question in [prompt] if prompt is not None else questions():
-            messages.append({"role": "user", "content": question})
-            answer = print_stream(llm.stream_chat(messages, params))
-            messages.append({"role": "assistant", "content": answer})
-
-
-def questions() -> Iterator[str]:
-    """Lines of the standard input until it ends; a prompt sign for people."""
-    people = sys.stdin.isatty()
-    while True:
-        if people:
-            click.echo("> ", nl=False)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.strip()
 
 
 @click.command()

@@ -1,0 +1,75 @@
+"""The terminal of ``carrel chat``: reads what a person types, or lines of a pipe, and shows answers as they come.
+
+Lines are edited by Python's own ``readline`` where it is there: it knows wide characters and history, and needs no
+package. Pasted line breaks and lines between ``\"\"\"`` make one message.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+import click
+
+FENCE = '"""'
+
+
+class Screen:
+    """Standard input and output. ``people``: somebody types; else every line of a pipe is a message."""
+
+    def __init__(self) -> None:
+        self.people = sys.stdin.isatty()
+        self._dim = False
+        if self.people:
+            self._edit_lines()
+
+    def _edit_lines(self) -> None:
+        with suppress(ImportError):  # on Windows the console edits lines by itself
+            importlib.import_module("readline")  # from now on input() edits
+
+    def questions(self) -> Iterator[str]:
+        """What is asked, until the input ends. Ctrl-C at the prompt drops the line."""
+        while True:
+            try:
+                text = self._typed() if self.people else sys.stdin.readline()
+            except KeyboardInterrupt:
+                click.echo("\n(Ctrl-D or /exit leaves.)")
+                continue
+            except EOFError:
+                click.echo()
+                return
+            if not text and not self.people:
+                return
+            if text.strip():
+                yield text.strip()
+
+    def _typed(self) -> str:
+        line = input(">>> ")
+        if not line.strip().startswith(FENCE):
+            return line
+        lines = [line.strip().removeprefix(FENCE)]
+        while not lines[-1].rstrip().endswith(FENCE):
+            lines.append(input("... "))
+        lines[-1] = lines[-1].rstrip().removesuffix(FENCE)
+        return "\n".join(lines)
+
+    def say(self, text: str) -> None:
+        """Something of the program's own, for people."""
+        if self.people:
+            click.echo(text)
+
+    def show(self, text: str, *, dim: bool = False) -> None:
+        """A piece of an answer; ``dim`` are thoughts. A change from one to the other begins a new line."""
+        if not text:
+            return
+        if self._dim and not dim:
+            click.echo("\n")
+        self._dim = dim
+        click.echo(click.style(text, dim=True) if dim else text, nl=False)
+
+    def end(self) -> None:
+        """The answer has ended."""
+        self._dim = False
+        click.echo()

@@ -1,4 +1,4 @@
-"""uvicorn's httptools protocol, but an offer to upgrade never costs the body, and no client keeps a connection for ever.
+"""uvicorn's httptools protocol, but an offer to upgrade costs no body, and no client keeps a connection for ever.
 
 Java's HttpClient sends ``Upgrade: h2c`` with every request. A server may ignore the offer and answer in HTTP/1.1. The
 parser, though, stops at such a head and takes the rest for another protocol, so the body would be lost. Here the head

@@ -89,7 +89,6 @@ def create_app(llm: AsyncLLM | None = None, settings: ServerSettings | None = No
         version=__version__,
         middleware=gate,
         redirect_slashes=False,
-        root_path=settings.root_path,
         openapi_url="/openapi.json" if settings.docs else None,
     )
     app.state.settings, app.state.keys, app.state.readiness, app.state.http_metrics = settings, keys, readiness, metrics
@@ -107,8 +106,14 @@ def open_app(app: FastAPI, llm: AsyncLLM) -> None:
 
 def _add_routes(app: FastAPI) -> None:
     for endpoint in ENDPOINTS:
-        methods, extra = [endpoint.method], endpoint.openapi()
-        app.add_api_route(endpoint.path, endpoint.handler, methods=methods, openapi_extra=extra, response_model=None)
+        app.add_api_route(
+            endpoint.path,
+            endpoint.handler,
+            methods=[endpoint.method],
+            openapi_extra=endpoint.openapi(),
+            response_model=None,
+            response_class=endpoint.answers,
+        )
     for error in (CarrelError, HttpError):
         app.add_exception_handler(error, on_error)
     app.add_exception_handler(HTTPException, on_http_exception)

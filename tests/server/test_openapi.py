@@ -27,7 +27,7 @@ def follow(document: Any, reference: str) -> Any:
 def test_bodies_are_described(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     for path, operations in document["paths"].items():
-        if "post" in operations:
+        if "post" in operations and path != "/":  # which only answers with the list of paths
             schema = operations["post"]["requestBody"]["content"]["application/json"]["schema"]
             assert schema["properties"], path
     found = set(references(document))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from carrel._version import __version__
 from fastapi import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from carrel_server.errors import HttpError
 from carrel_server.json_response import JsonResponse
@@ -39,9 +39,9 @@ async def metrics(request: Request) -> Response:
 
 
 ENDPOINTS = (
-    get("/health/live", live),
-    get("/health", ready),
-    get("/health/ready", ready),
+    get("/health/live", live, Response),
+    get("/health", ready, Response),
+    get("/health/ready", ready, Response),
     get("/version", version),
-    get("/metrics", metrics),
+    get("/metrics", metrics, PlainTextResponse),
 )

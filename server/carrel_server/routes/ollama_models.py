@@ -104,7 +104,7 @@ ENDPOINTS = (
     post("/api/show", show, OllamaShowBody),
     get("/api/version", version),
     Endpoint("HEAD", "/api/version", version),
-    get("/", root),
-    Endpoint("HEAD", "/", root),
+    get("/", root, PlainTextResponse),
+    Endpoint("HEAD", "/", root, answers=PlainTextResponse),
     Endpoint("POST", "/", no_route),
 )

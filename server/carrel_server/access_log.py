@@ -1,4 +1,5 @@
-"""The outermost layer: gives every request an id and, when it has ended, a line in the log and a count in the metrics.
+"""The outermost layer: tells the prefix that a proxy adds, gives every request an id and, when it has ended, a line in
+the log and a count in the metrics.
 
 Never looks at bodies, query strings or keys. Lines go to the logger ``carrel_server.access`` at INFO.
 """
@@ -36,6 +37,8 @@ class AccessLogMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if self._settings.root_path:  # the router takes the path with it or without
+            scope["root_path"] = self._settings.root_path
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
         record = RequestRecord(request_id(sent))
         if self._settings.request_timeout is not None:

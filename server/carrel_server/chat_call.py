@@ -50,6 +50,7 @@ class ChatCall:
         return ChatShape(
             shows_reasoning=self.body.shows_reasoning,
             names_tool=use.named,
+            one_call=not self.parallel_calls,
             uses_functions=bool(self.body.functions),
             echo=self._echo,
         )
@@ -57,6 +58,11 @@ class ChatCall:
     @property
     def num_choices(self) -> int:
         return self.body.n or 1
+
+    @property
+    def parallel_calls(self) -> bool:
+        """Whether there may be several calls; before there were tools, there was one at most."""
+        return self.body.parallel_tool_calls and not self.body.functions
 
     def outputs(self) -> AsyncIterator[RequestOutput]:
         body, service = self.body, self.service
@@ -84,7 +90,7 @@ class ChatCall:
         return ChatOptions(
             tools=use.tools,
             tool_choice=use.choice,
-            parallel_tool_calls=body.parallel_tool_calls and not body.functions,
+            parallel_tool_calls=self.parallel_calls,
             chat_template=body.chat_template,
             chat_template_kwargs=body.template_kwargs(self.service.settings.chat_template_kwargs, self.thinks),
             add_generation_prompt=body.add_generation_prompt,

@@ -15,15 +15,29 @@ class ChatShape:
 
     shows_reasoning: bool = True
     names_tool: bool = False  # the caller has named the function to call; then calling it is nothing to be told
+    one_call: bool = False  # of several calls the caller wants the first
     uses_functions: bool = False  # the caller speaks of functions, as before there were tools
     echo: str = ""  # what stands before the answer
 
+    def parts(self, choice: CompletionOutput) -> ChatMessage:
+        """What the caller is shown of an answer."""
+        whole = message_of(choice)
+        calls = whole.tool_calls[:1] if self.one_call else whole.tool_calls
+        return ChatMessage(whole.content, whole.reasoning if self.shows_reasoning else "", calls)
+
+    def news(self, choice: CompletionOutput) -> MessageDelta:
+        """What the caller is shown of a piece of an answer."""
+        delta = choice.delta
+        assert delta is not None, "streamed chats have deltas"
+        calls = [piece for piece in delta.tool_calls if not (self.one_call and piece.index)]
+        return MessageDelta(delta.content, delta.reasoning if self.shows_reasoning else "", calls)
+
     def message(self, choice: CompletionOutput) -> dict[str, Any]:
         """``content`` is null only beside calls, so that whoever reads text finds a string."""
-        parts = message_of(choice)
+        parts = self.parts(choice)
         content: str | None = self.echo + parts.content
         message: dict[str, Any] = {"role": "assistant", "content": content or (None if parts.tool_calls else "")}
-        if parts.reasoning and self.shows_reasoning:
+        if parts.reasoning:
             message |= both_names(parts.reasoning)
         if parts.tool_calls and self.uses_functions:
             message["function_call"] = _function(parts.tool_calls[0])
@@ -41,7 +55,7 @@ class ChatShape:
 
     def deltas(self, delta: MessageDelta) -> Iterator[dict[str, Any]]:
         """One delta a chunk, of one kind each: Spring AI refuses two calls in a chunk."""
-        if delta.reasoning and self.shows_reasoning:
+        if delta.reasoning:
             yield both_names(delta.reasoning)
         if delta.content:
             yield {"content": delta.content}
@@ -50,8 +64,6 @@ class ChatShape:
 
     def _call_deltas(self, piece: ToolCallDelta) -> Iterator[dict[str, Any]]:
         """``id`` and name in the first delta of a call, in the others arguments alone."""
-        if self.uses_functions and piece.index:
-            return  # there was one call at most, then
         if piece.name is not None:
             yield self._call(piece.index, {"name": piece.name, "arguments": ""}, id=piece.id, type="function")
         if piece.arguments:
@@ -64,13 +76,9 @@ class ChatShape:
 
 
 def message_of(choice: CompletionOutput) -> ChatMessage:
-    """An answer that nothing has taken apart is all words."""
-    return choice.message or ChatMessage(content=choice.text)
-
-
-def delta_of(choice: CompletionOutput) -> MessageDelta:
-    """What is new of :func:`message_of`."""
-    return MessageDelta(content=choice.text) if choice.delta is None else choice.delta
+    """The answer, taken apart."""
+    assert choice.message is not None, "finished chats have a message"
+    return choice.message
 
 
 def both_names(reasoning: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from carrel.outputs import CompletionOutput, LogprobsOnePosition, MessageDelta, 
 
 from carrel_server.chat_call import ChatCall
 from carrel_server.chat_chunks import ChunkWriter
-from carrel_server.chat_shapes import delta_of
 from carrel_server.reasoning_tokens import ReasoningCounter
 from carrel_server.sse import EventStream, frame
 from carrel_server.usage import Usage
@@ -85,8 +84,8 @@ class ChatStream:
         return self._writer.usage(self._usage.as_dict()) if call.body.include_usage else b""
 
     def _choice(self, choice: CompletionOutput) -> list[bytes]:
-        state, delta = self._choices[choice.index], delta_of(choice)
-        state.counter.add(choice, delta)
+        state, delta = self._choices[choice.index], self._shape.news(choice)
+        state.counter.add(choice)
         if self._is_plain:
             pieces = self._plain(state.index, delta)
         else:

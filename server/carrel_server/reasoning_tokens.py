@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carrel.outputs import CompletionOutput, MessageDelta
+from carrel.outputs import CompletionOutput
 
 from carrel_server.logprobs import TokenBytes
 
@@ -29,8 +29,9 @@ class ReasoningCounter:
         self._token_ids: list[int] = []
         self._is_over = False
 
-    def add(self, choice: CompletionOutput, delta: MessageDelta) -> None:
-        if self._is_over:
+    def add(self, choice: CompletionOutput) -> None:
+        delta = choice.delta
+        if self._is_over or delta is None:
             return
         self._text += choice.text
         self._token_ids += choice.token_ids

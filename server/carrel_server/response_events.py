@@ -48,9 +48,8 @@ class OpenItem:
 class ResponseEvents:
     """Turns deltas into events; ``output`` is what has been written."""
 
-    def __init__(self, *, shows_reasoning: bool) -> None:
+    def __init__(self) -> None:
         self.output: list[Item] = []
-        self._shows_reasoning = shows_reasoning
         self._open: OpenItem | None = None
         self._number = 0
 
@@ -61,7 +60,7 @@ class ResponseEvents:
         return event
 
     def deltas(self, delta: MessageDelta, logprobs: Sequence[Any] = ()) -> Iterator[Event]:
-        if delta.reasoning and self._shows_reasoning:
+        if delta.reasoning:
             yield from self._text(REASONING, delta.reasoning)
         if delta.content:
             yield from self._text(TEXT, delta.content, logprobs)

@@ -37,10 +37,10 @@ def call_item(call: ToolCall, status: str) -> Item:
     return {"id": _id("fc"), "type": "function_call", "status": status, **names}
 
 
-def output_items(message: ChatMessage, status: str, *, shows_reasoning: bool, logprobs: Sequence[Any]) -> list[Item]:
+def output_items(message: ChatMessage, status: str, logprobs: Sequence[Any] = ()) -> list[Item]:
     """Thoughts, words, calls; an answer of nothing is a message of nothing. The last item is what was cut off."""
     items = []
-    if message.reasoning and shows_reasoning:
+    if message.reasoning:
         items.append(reasoning_item([reasoning_part(message.reasoning)], COMPLETED))
     if message.content or not (items or message.tool_calls):
         items.append(message_item([text_part(message.content, logprobs)], COMPLETED))

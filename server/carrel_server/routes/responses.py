@@ -12,7 +12,6 @@ from starlette.responses import Response
 
 from carrel_server.body import read_body
 from carrel_server.chat_call import ChatCall, chat_call, final_usage
-from carrel_server.chat_shapes import delta_of, message_of
 from carrel_server.disconnect import until_disconnect
 from carrel_server.errors import describe, validation_error
 from carrel_server.generation import StartedStream, final_output, started_stream
@@ -49,7 +48,7 @@ def finished_response(call: ChatCall, body: ResponsesBody, output: RequestOutput
     (choice,) = output.outputs
     status = status_of(choice.finish_reason)
     logprobs = (call.logprobs(choice.token_ids, choice.logprobs) or {"content": []})["content"]
-    items = output_items(message_of(choice), status, shows_reasoning=call.body.shows_reasoning, logprobs=logprobs)
+    items = output_items(call.shape.parts(choice), status, logprobs)
     return response_object(call, body, status=status, output=items, usage=final_usage(call, output))
 
 
@@ -58,7 +57,7 @@ class ResponseWriter:
 
     def __init__(self, call: ChatCall, body: ResponsesBody) -> None:
         self._call, self._body = call, body
-        self._events = ResponseEvents(shows_reasoning=call.body.shows_reasoning)
+        self._events = ResponseEvents()
         self._counter = ReasoningCounter(call.hosted.tokenizer)
         self._usage = Usage()
         self._token_ids: list[int] = []  # without text yet
@@ -84,8 +83,8 @@ class ResponseWriter:
             self._usage.add_prompt(output)
         self._usage.count_tokens(output)
         for choice in output.outputs:
-            delta = delta_of(choice)
-            self._counter.add(choice, delta)
+            delta = self._call.shape.news(choice)
+            self._counter.add(choice)
             self._token_ids += choice.token_ids
             self._logprobs += choice.logprobs or []
             yield from self._events.deltas(delta, self._take_logprobs() if delta.content else ())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,11 +115,22 @@ class TerminalChat:
 
     def run(self) -> None:
         self._screen.say(f"{self._talker.name} on {self._talker.place}. /help lists the commands, Ctrl-D leaves.")
+        with suppress(Leave):
+            while self._turn():
+                pass
+
+    def _turn(self) -> bool:
+        """A line and what follows from it; False when the input has ended. Ctrl-C ends the turn, wherever it is."""
         try:
-            for line in self._screen.questions():
+            line = self._screen.question()
+            if line is not None:
                 self._take(line)
-        except Leave:
-            return
+        except KeyboardInterrupt:
+            if not self._screen.people:
+                raise
+            self._screen.say("\n(Ctrl-D or /exit leaves.)")
+            return True
+        return line is not None
 
     def _take(self, line: str) -> None:
         """A command, or a question. People may go on after an error; a pipe may not."""
@@ -143,7 +154,7 @@ class TerminalChat:
         try:
             with closing(self._talker.answer(self._conversation.messages)) as pieces:
                 answer, reason = self._show(pieces)
-        except CarrelError:
+        except (CarrelError, KeyboardInterrupt):
             self._conversation.take_back()
             raise
         self._conversation.answered(answer)

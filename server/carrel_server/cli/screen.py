@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 
 import click
@@ -29,21 +28,22 @@ class Screen:
         with suppress(ImportError):  # on Windows the console edits lines by itself
             importlib.import_module("readline")  # from now on input() edits
 
-    def questions(self) -> Iterator[str]:
-        """What is asked, until the input ends. Ctrl-C at the prompt drops the line."""
-        while True:
+    def question(self) -> str | None:
+        """What is asked next; None when the input has ended.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, which drops the line.
+        """
+        text = "\n"
+        while not text.strip():
             try:
                 text = self._typed() if self.people else sys.stdin.readline()
-            except KeyboardInterrupt:
-                click.echo("\n(Ctrl-D or /exit leaves.)")
-                continue
             except EOFError:
                 click.echo()
-                return
+                return None
             if not text and not self.people:
-                return
-            if text.strip():
-                yield text.strip()
+                return None
+        return text.strip()
 
     def _typed(self) -> str:
         line = input(">>> ")

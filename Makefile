@@ -12,7 +12,7 @@ export TRANSFORMERS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-kernels lint types format docs-check bench clean
+.PHONY: help install demo test test-full test-kernels lint types format docs-check bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed 's/:.*  ## /\t/' | expand -t 14
@@ -45,6 +45,11 @@ $(TRITON36)/.installed: $(STAMP)
 test-kernels: $(TRITON36)/.installed  ## the kernels: equal to their twins, compiled for three GPUs by two Tritons
 	@CARREL_TRITON36_PYTHON=$(abspath $(TRITON36))/bin/python $(BIN)/python -m pytest -q tests/kernels $(PYTEST_ARGS)
 
+# What node, npm or java are missing for is skipped, with the reason.
+test-full: $(TRITON36)/.installed  ## the slow lanes: clients in Node and Java, a longer fuzz, kernels under two Tritons
+	@$(BIN)/python -m pytest -q -m "java or node or long" tests $(PYTEST_ARGS)
+	@CARREL_TRITON36_PYTHON=$(abspath $(TRITON36))/bin/python $(BIN)/python -m pytest -q tests/kernels/test_compile.py
+
 lint: $(STAMP)  ## ruff check, ruff format --check, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -67,5 +72,5 @@ bench: $(STAMP)  ## rows beside transformers and sentence-transformers
 	@$(BIN)/python benchmarks/starters.py
 
 clean:  ## remove what the targets made, the virtual environment too
-	rm -rf $(VENV) $(TRITON36) dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TRITON36) .node-clients dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

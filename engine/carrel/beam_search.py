@@ -13,9 +13,12 @@ and no event loop: the faces run the rounds.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import NamedTuple
 
 from carrel.beam_params import MAX_BEAM_WIDTH, BeamSearchParams
 from carrel.errors import CarrelError
@@ -53,10 +56,18 @@ class Beam:
     cum_logprob: float = 0.0
     end: int | None = None  # the end-of-sequence token that ended it
 
-    def extended(self, token_id: int, logprob: float, step: TokenLogprobs, *, ends: bool) -> Beam:
-        return Beam(
-            (*self.token_ids, token_id), (*self.logprobs, step), self.cum_logprob + logprob, token_id if ends else None
-        )
+
+class _Candidate(NamedTuple):
+    """A beam and one more token; there are many, and few become beams."""
+
+    cum_logprob: float
+    beam: Beam
+    token_id: int
+    step: TokenLogprobs
+
+    def as_beam(self, *, ends: bool) -> Beam:
+        token_ids, logprobs = (*self.beam.token_ids, self.token_id), (*self.beam.logprobs, self.step)
+        return Beam(token_ids, logprobs, self.cum_logprob, self.token_id if ends else None)
 
 
 class BeamStepJob(Job[TokenLogprobs]):
@@ -128,12 +139,16 @@ class BeamSearch:
         self._num_rounds += 1
         self.num_generated_tokens += len(jobs)
         grown = [
-            beam.extended(token_id, logprob, step, ends=self._ends(token_id))
+            _Candidate(beam.cum_logprob + logprob, beam, token_id, step)
             for beam, step in zip(self._beams, candidates, strict=True)
             for token_id, logprob in zip(step.token_ids[1:], step.logprobs[1:], strict=True)  # without the drawn one
         ]
-        self._ended += [beam for beam in grown if beam.end is not None]
-        self._beams = self._best([beam for beam in grown if beam.end is None])
+        ended = [candidate.as_beam(ends=True) for candidate in grown if self._ends(candidate.token_id)]
+        self._ended = self._best(self._ended + ended)
+        going_on = (candidate for candidate in grown if not self._ends(candidate.token_id))
+        # Of one length, so the most likely ones are the best ones.
+        best = heapq.nlargest(self.params.beam_width, going_on, key=itemgetter(0))
+        self._beams = [candidate.as_beam(ends=False) for candidate in best]
 
     def finish(self) -> list[Beam]:
         """The best beams, the best first."""

@@ -52,22 +52,29 @@ def _vllm(logprob: Logprob) -> dict[str, Any]:
 def completion_logprobs(
     tokenizer: TokenBytes,
     token_ids: Sequence[int],
-    positions: Sequence[LogprobsOnePosition],
+    positions: Sequence[LogprobsOnePosition | None],
     top: int,
     *,
     offset: int = 0,
     as_ids: bool = False,
 ) -> dict[str, Any]:
-    """The older shape of ``/v1/completions``: four lists side by side. ``offset``: characters before these tokens."""
-    tokens, token_logprobs, top_logprobs, offsets = [], [], [], []
+    """The older shape of ``/v1/completions``: four lists side by side. ``offset``: characters before these tokens.
+
+    A prompt's first token has no log probability. The token itself stands among the ``top``, or beside them.
+    """
+    tokens: list[str] = []
+    token_logprobs: list[float | None] = []
+    top_logprobs: list[dict[str, float] | None] = []
+    offsets = []
     for token_id, position in zip(token_ids, positions, strict=True):
-        token = _text(tokenizer, token_id, position[token_id], as_ids)
-        best = sorted(position.items(), key=lambda item: item[1].rank or 0)[:top]
-        tokens.append(token)
-        token_logprobs.append(_finite(position[token_id]))
-        top_logprobs.append({_text(tokenizer, *item, as_ids): _finite(item[1]) for item in best} if top else None)
+        entries = position or {token_id: Logprob(0.0)}
+        tokens.append(_text(tokenizer, token_id, entries[token_id], as_ids))
+        token_logprobs.append(None if position is None else _finite(position[token_id]))
+        best = sorted(entries.items(), key=lambda item: item[1].rank or 0)[:top]
+        shown = {_text(tokenizer, *item, as_ids): _finite(item[1]) for item in [*best, (token_id, entries[token_id])]}
+        top_logprobs.append(shown if top and position is not None else None)
         offsets.append(offset)
-        offset += len(token)
+        offset += len(tokens[-1])
     return {
         "text_offset": offsets,
         "token_logprobs": token_logprobs,

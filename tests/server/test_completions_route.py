@@ -64,7 +64,8 @@ def test_logprobs(client: httpx.Client) -> None:
     logprobs = choice["logprobs"]
     assert {len(column) for column in logprobs.values()} == {6}
     assert set(logprobs) == {"tokens", "token_logprobs", "top_logprobs", "text_offset"}
-    assert all(len(top) <= 2 for top in logprobs["top_logprobs"])
+    for token, logprob, top in zip(*[logprobs[k] for k in ("tokens", "token_logprobs", "top_logprobs")], strict=True):
+        assert top[token] == logprob and len(top) <= 3, "the token itself stands beside the best two"
     assert logprobs["text_offset"][0] == 0
 
 
@@ -82,8 +83,27 @@ def test_best_of_equal_to_n(client: httpx.Client) -> None:
         ({"prompt": {"a": 1}}, "prompt"),
         ({}, "prompt"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
-        ({"prompt": "a", "echo": True, "logprobs": 1}, "echo"),
-        ({"prompt": "a", "best_of": 3}, "best_of"),
+        ({"prompt": "a", "best_of": 3, "stream": True}, "best_of"),
+        ({"prompt": "a", "n": 3, "best_of": 2}, "best_of"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens"),
+        ({"prompt": "a", "max_tokens": -1}, "max_tokens"),
+        ({"prompt": "a", "max_tokens": "many"}, "max_tokens"),
+        ({"prompt": "a", "logprobs": 21}, "logprobs"),
+        ({"prompt": "a", "logprobs": -1}, "logprobs"),
+        ({"prompt": "a", "prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+        ({"prompt": "a", "use_beam_search": True, "stream": True}, "use_beam_search"),
+        ({"prompt": "a", "use_beam_search": True, "echo": True, "logprobs": 1}, "logprobs"),
+        ({"prompt": "a", "use_beam_search": True, "truncate_prompt_tokens": 4}, "truncate_prompt_tokens"),
+        ({"prompt": "a", "truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"prompt": "a", "truncation_side": "right"}, "truncation_side"),
+        ({"prompt": "a", "logit_bias": {"-5": 1}}, "logit_bias"),
+        ({"prompt": "a", "logit_bias": {"5": 101}}, "logit_bias"),
+        ({"prompt": "a", "logit_bias": {"a": 1}}, "logit_bias"),
+        ({"prompt": "a", "temperature": "NaN"}, "temperature"),
+        ({"prompt": "a", "stream_options": {"include_usage": True}}, "stream_options"),
+        ({"prompt": "a", "prompt_embeds": "AAAA"}, "prompt_embeds"),
+        ({"prompt": ["a", 5]}, "prompt"),
+        ({"prompt": ["a"] * 2049}, "prompt"),
         ({"prompt": "a", "logprobs": 99}, "logprobs"),
         ({"prompt": [10**9]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),

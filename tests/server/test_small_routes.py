@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 
@@ -17,6 +20,13 @@ def test_models_carry_their_task(client: httpx.Client) -> None:
     cards = {card["id"]: card for card in answer["data"]}
     assert cards["tiny-embed"]["embedding_dim"] > 0
     assert cards["tiny-rerank"]["score_range"] == [0.0, 1.0]
+    assert cards["tiny-rerank"]["reranker_kind"] == "cross-encoder"
+    assert cards["tiny-embed"]["reranker_kind"] == "bi-encoder"
+    assert cards["tiny-embed"]["matryoshka"] is False and cards["tiny-embed"]["prompts"] == []
+    assert {"completion", "chat"} <= set(cards["tiny-chat"]["capabilities"])
+    assert cards["tiny-embed"]["capabilities"] == ["embedding", "rerank"]
+    assert cards["tiny-rerank"]["capabilities"] == ["rerank", "classify"]
+    assert cards["alias/chat"]["root"] == cards["tiny-chat"]["root"]
 
 
 def test_one_model(client: httpx.Client) -> None:
@@ -42,10 +52,39 @@ def test_tokenize_messages_counts_what_a_chat_counts(client: httpx.Client) -> No
     assert count == usage["prompt_tokens"]
 
 
+TOOLS = [{"type": "function", "function": {"name": "find_book", "parameters": {"type": "object", "properties": {}}}}]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"continue_final_message": True, "add_generation_prompt": False},
+        {"add_generation_prompt": False},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"tools": TOOLS, "tool_choice": "required"},
+    ],
+)
+def test_tokenize_counts_what_changes_a_chat(client: httpx.Client, fields: dict[str, Any]) -> None:
+    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "你好"}]}], **fields}
+    answer = client.post("/tokenize", json={**body, "return_token_strs": True})
+    assert answer.status_code == 200, answer.text
+    usage = client.post("/v1/chat/completions", json={**body, "max_tokens": 1}).json()["usage"]
+    assert answer.json()["count"] == len(answer.json()["token_strs"]) == usage["prompt_tokens"]
+
+
+def test_a_text_with_special_tokens_and_without(client: httpx.Client) -> None:
+    body = {"model": "tiny-embed", "prompt": "河水"}
+    counts = [client.post("/tokenize", json={**body, "add_special_tokens": f}).json()["count"] for f in (True, False)]
+    assert counts[0] == counts[1] + 2
+
+
 def test_tokenize_refusals(client: httpx.Client) -> None:
     for path, body in (
         ("/tokenize", {}),
         ("/tokenize", {"prompt": "a", "messages": []}),
+        ("/tokenize", {"messages": []}),
+        ("/tokenize", {"messages": [{"role": "user"}], "tools": [5]}),
+        ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "chat_template": "{{ 1 }}"}),
         ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "model": "tiny-embed"}),
         ("/detokenize", {"tokens": [-1]}),
         ("/detokenize", {"tokens": ["a"]}),

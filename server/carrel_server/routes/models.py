@@ -12,6 +12,7 @@ from carrel_server.routes.endpoint import get
 from carrel_server.service import Service, service_of
 
 if TYPE_CHECKING:
+    from carrel.config import Ability
     from carrel.hosted_model import HostedModel
 
 
@@ -38,11 +39,32 @@ def card(service: Service, name: str, hosted: HostedModel) -> dict[str, Any]:
         "max_model_len": hosted.max_model_len,
         "task": hosted.task,
     }
+    facts["capabilities"] = capabilities(hosted)
     if hosted.embedding_dim is not None and hosted.task == "embedding":
-        facts["embedding_dim"] = hosted.embedding_dim
-    if hosted.task == "rerank":
+        pooling = hosted.config.pooling
+        facts |= {
+            "embedding_dim": hosted.embedding_dim,
+            "matryoshka": hosted.matryoshka,  # whether dimensions may be fewer
+            "prompts": list(pooling.prompts) if pooling else [],  # what prompt_name may say
+        }
+    if hosted.can("rerank"):
         facts |= {"reranker_kind": hosted.reranker_kind, "score_range": [0.0, 1.0]}
+    if hosted.can("classify"):
+        facts["labels"] = list(hosted.labels)
     return facts
+
+
+def capabilities(hosted: HostedModel) -> list[str]:
+    """What requests to this model may ask for."""
+    if hosted.task != "chat":
+        abilities: tuple[Ability, ...] = ("embedding", "rerank", "classify")
+        return [ability for ability in abilities if hosted.can(ability)]
+    optional = {
+        "chat": hosted.chat_template,
+        "tools": hosted.tool_call_parser not in (None, "none"),
+        "reasoning": hosted.reasoning_parser not in (None, "none"),
+    }
+    return ["completion", *(name for name, has in optional.items() if has)]
 
 
 ENDPOINTS = (

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from carrel.errors import ChatTemplateError, InvalidParamsError
+from carrel.errors import InvalidParamsError
+from carrel.inputs import tokenize_chat
 from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.body import read_body
+from carrel_server.chat_call import ChatCall, chat_call
 from carrel_server.json_response import JsonResponse
 from carrel_server.routes.endpoint import post
-from carrel_server.schemas.chat import checked_template_kwargs
 from carrel_server.schemas.tokenize import DetokenizeBody, TokenizeBody
-from carrel_server.service import Service, service_of
+from carrel_server.service import service_of
 
 if TYPE_CHECKING:
     from carrel.hosted_model import HostedModel
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 async def tokenize(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, TokenizeBody)
     body.check()
-    hosted = service.any_model(body.model)
-    ids = await asyncio.to_thread(_encode, service, hosted, body)
-    answer = {"count": len(ids), "max_model_len": hosted.max_model_len, "tokens": ids}
+    if body.messages is not None:
+        call = chat_call(request, service, body.chat_body())
+        hosted, ids = call.hosted, await asyncio.to_thread(_encode_chat, call, body)
+    else:
+        hosted = service.any_model(body.model)
+        ids = await asyncio.to_thread(_encode_text, hosted, body)
+    answer: dict[str, Any] = {"count": len(ids), "max_model_len": hosted.max_model_len, "tokens": ids}
     if body.return_token_strs:
         answer["token_strs"] = hosted.tokenizer.convert_ids_to_tokens(ids)
     return JsonResponse(answer)
@@ -41,20 +46,17 @@ async def detokenize(request: Request) -> Response:
     return JsonResponse({"prompt": text})
 
 
-def _encode(service: Service, hosted: HostedModel, body: TokenizeBody) -> list[int]:
-    special = body.add_special_tokens
-    if body.messages is None:
-        assert body.prompt is not None, "TokenizeBody.check saw one of the two"
-        return hosted.tokenizer.encode(body.prompt, add_special_tokens=special is not False)
-    if hosted.chat_template is None:
-        raise ChatTemplateError(f"{hosted.names[0]} has no chat template; start with --chat-template FILE.")
-    text = hosted.chat_template.render(
-        body.messages,
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=body.continue_final_message,
-        **checked_template_kwargs({**service.settings.chat_template_kwargs, **body.chat_template_kwargs}),
-    )
-    return hosted.tokenizer.encode(text, add_special_tokens=special is True)
+def _encode_text(hosted: HostedModel, body: TokenizeBody) -> list[int]:
+    assert body.prompt is not None, "TokenizeBody.check saw one of the two"
+    return hosted.tokenizer.encode(body.prompt, add_special_tokens=body.add_special_tokens is not False)
+
+
+def _encode_chat(call: ChatCall, body: TokenizeBody) -> list[int]:
+    """The ids that a chat would send to the model."""
+    prompt = tokenize_chat(call.hosted, call.body.chat, call.options())
+    if body.add_special_tokens is True and prompt.text is not None:
+        return call.hosted.tokenizer.encode(prompt.text)
+    return prompt.token_ids
 
 
 ENDPOINTS = (

@@ -16,7 +16,14 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
 class CompletionBody(SamplingBody):
-    not_yet: ClassVar[Mapping[str, tuple[Any, ...]]] = {**SamplingBody.not_yet, "suffix": (), "prompt_embeds": ()}
+    not_yet: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        **SamplingBody.not_yet,
+        "suffix": (),
+        "prompt_embeds": (),
+        "logprob_token_ids": (),
+        "repetition_detection": (),
+        "truncation_side": ("left",),
+    }
 
     prompt: str | list[StrictInt] | list[str] | list[list[StrictInt]]
     logprobs: int | None = None
@@ -29,13 +36,15 @@ class CompletionBody(SamplingBody):
             InvalidParamsError: fields that do not fit each other, or an empty prompt.
         """
         self.check_stream()
-        if self.echo and self.logprobs is not None:
-            raise InvalidParamsError("echo with logprobs is not supported by carrel yet.", param="echo")
-        if not self.add_special_tokens:
-            message = "add_special_tokens: false is not supported here; send the prompt as token ids instead."
-            raise InvalidParamsError(message, param="add_special_tokens")
         if not self.prompt or not all(isinstance(prompt, int) or prompt for prompt in self.prompt):
             raise InvalidParamsError("prompt must not be empty.", param="prompt")
+        if self.max_tokens == 0 and not self.echo:
+            message = "max_tokens must be at least 1; 0 is for echo: true, which gives the prompt alone."
+            raise InvalidParamsError(message, param="max_tokens")
+
+    @property
+    def echoes_only(self) -> bool:
+        return self.echo and self.max_tokens == 0
 
     @property
     def prompts(self) -> list[Prompt]:

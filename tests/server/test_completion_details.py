@@ -68,7 +68,8 @@ def test_the_log_probabilities_of_the_prompt(client: httpx.Client) -> None:
     assert {len(column) for column in logprobs.values()} == {len(ids) + 6}
     assert logprobs["token_logprobs"][0] is None and logprobs["top_logprobs"][0] is None
     assert all(value <= 0 for value in logprobs["token_logprobs"][1:])
-    for token, logprob, top in zip(*[logprobs[k][1:] for k in ("tokens", "token_logprobs", "top_logprobs")], strict=True):
+    columns = [logprobs[name][1:] for name in ("tokens", "token_logprobs", "top_logprobs")]
+    for token, logprob, top in zip(*columns, strict=True):
         assert top[token] == logprob and len(top) <= 4  # fewer when tokens that are half a character look the same
     alone = complete(client, prompt=PROMPT, echo=True, logprobs=3, max_tokens=0)["choices"][0]["logprobs"]
     for name, column in alone.items():
@@ -218,8 +219,8 @@ def test_a_long_prompt_is_cut_only_where_that_was_asked(client: httpx.Client) ->
     assert choice["prompt_token_ids"] == ids[-3:] and answer["usage"]["prompt_tokens"] == 3
     back = client.post("/detokenize", json={"model": "tiny-chat", "tokens": ids[-3:]}).json()["prompt"]
     assert choice["text"].startswith(back)
-    answer = client.post("/v1/completions", json={"prompt": "河水 " * 4000})
-    assert answer.status_code == 400 and answer.json()["error"]["code"] == "context_length_exceeded"
+    refused = client.post("/v1/completions", json={"prompt": "河水 " * 4000})
+    assert refused.status_code == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
     assert complete(client, prompt="河水 " * 4000, truncate_prompt_tokens=-1)["usage"]["completion_tokens"] == 6
 
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from carrel.config import Task
 from carrel.errors import ModelNotFoundError
 from carrel.models.weight_facts import count_parameters
 
 from carrel_server.errors import HttpError
+from carrel_server.model_names import INPUT_TYPES
 from carrel_server.schemas.ollama import OllamaBody
 from carrel_server.schemas.thinking import split_alias
 
@@ -35,6 +36,15 @@ class Found:
     name: str
     hosted: HostedModel
     thinks: bool | None = None  # as an alias such as ``qwen3:nothink`` says
+    input_type: Literal["query", "document"] | None = None  # as one such as ``bge-m3:query`` says
+
+
+class Alias(NamedTuple):
+    """A way to read a name: which model, and what else it says."""
+
+    name: str
+    thinks: bool | None = None
+    input_type: Literal["query", "document"] | None = None
 
 
 def find_model(service: Service, body: OllamaBody, task: Task | None) -> Found:
@@ -49,10 +59,17 @@ def find_model(service: Service, body: OllamaBody, task: Task | None) -> Found:
         raise HttpError(400, "model is required", param="model")
     untagged = asked.removesuffix(TAG)
     plain, thinks = split_alias(untagged)
-    for name, alias in ((asked, None), (untagged, None), (plain, thinks)):
-        if any(name in hosted.names for hosted in service.host.models.values()):
-            hosted = service.host.find(name) if task is None else service.host.get(name, task)
-            return Found(asked, hosted, alias)
+    base, _, suffix = untagged.rpartition(":")
+    aliases = (
+        Alias(asked),
+        Alias(untagged),
+        Alias(plain, thinks=thinks),
+        Alias(base if suffix in INPUT_TYPES else asked, input_type=INPUT_TYPES.get(suffix)),
+    )
+    for alias in aliases:
+        if any(alias.name in hosted.names for hosted in service.host.models.values()):
+            hosted = service.host.find(alias.name) if task is None else service.host.get(alias.name, task)
+            return Found(asked, hosted, alias.thinks, alias.input_type)
     raise HttpError(404, f"model '{asked:.200}' not found", param="model") from ModelNotFoundError(asked)
 
 

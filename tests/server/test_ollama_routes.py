@@ -6,12 +6,15 @@ import json
 import math
 import re
 import socket
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 import pytest
+from carrel.errors import StepError
 from carrel.host import EngineHost
-from server_threads import raw_exchange, wait_for
+from carrel_server.ndjson import LineStream
+from server_threads import raw_exchange, running, wait_for
 
 GREEDY = {"temperature": 0, "num_predict": 6}
 RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z")
@@ -310,6 +313,40 @@ def test_other_errors_have_ollamas_shape(client: httpx.Client, key_url: str) -> 
     assert isinstance(httpx.get(key_url + "/api/tags").json()["error"], str)
     headers = {"Authorization": "Bearer first-key"}
     assert httpx.get(key_url + "/api/tags", headers=headers).status_code == 200
+
+
+def test_names_that_say_more(client: httpx.Client) -> None:
+    """Where clients can set nothing but a name."""
+    for name in ("tiny-chat:nothink", "tiny-chat:nothink:latest", "tiny-chat:latest"):
+        answer = client.post("/api/chat", json={"model": name, "messages": USER, "stream": False, "options": GREEDY})
+        assert answer.status_code == 200 and answer.json()["model"] == name
+    for name in ("tiny-embed:query", "tiny-embed:document:latest"):
+        assert client.post("/api/embed", json={"model": name, "input": "你好"}).json()["embeddings"]
+    assert client.post("/api/embed", json={"model": "tiny-embed:7b", "input": "a"}).status_code == 404
+
+
+def test_an_error_in_the_middle_of_a_stream_is_a_line() -> None:
+    class Source:
+        closed = False
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    async def events() -> AsyncGenerator[dict[str, Any], None]:
+        yield {"response": "书", "done": False}
+        raise StepError("the model failed on this batch")
+
+    source = Source()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await LineStream(events(), source)(scope, receive, send)
+
+    with running(app) as address:
+        first, second = httpx.get(address).text.splitlines()
+    assert json.loads(first)["response"] == "书"
+    assert list(json.loads(second)) == ["error"] and isinstance(json.loads(second)["error"], str)
+    assert source.closed
 
 
 def test_posting_to_the_root_lists_the_routes(client: httpx.Client) -> None:

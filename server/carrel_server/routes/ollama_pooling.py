@@ -32,7 +32,9 @@ async def embed(request: Request) -> Response:
     found = checked_model(service, body)
     inputs = [body.input] if isinstance(body.input, str) and body.input else list(body.input)
     cut = -1 if body.truncate else None
-    params = PoolingParams(normalize=True, dimensions=body.dimensions, truncate_prompt_tokens=cut)
+    params = PoolingParams(
+        normalize=True, dimensions=body.dimensions, truncate_prompt_tokens=cut, input_type=found.input_type
+    )
     outputs = await vectors(request, service, found, inputs, params)
     answer = {
         "model": found.name,
@@ -51,7 +53,7 @@ async def embeddings(request: Request) -> Response:
     """One vector, of the length that the model gives it. The older route: it cuts as :func:`embed` does."""
     service, body = service_of(request), await read_body(request, OllamaEmbeddingsBody)
     found = checked_model(service, body)
-    params = PoolingParams(truncate_prompt_tokens=-1)
+    params = PoolingParams(truncate_prompt_tokens=-1, input_type=found.input_type)
     outputs = await vectors(request, service, found, [body.prompt] if body.prompt else [], params)
     answer: dict[str, Any] = {"embedding": outputs[0].outputs.embedding if outputs else []}
     if outputs and outputs[0].truncated:

@@ -1,4 +1,4 @@
-"""``langchain_openai``, with a changed URL and nothing else; and LangChain as tutorials of 2023 used it."""
+"""``langchain_openai``, with a changed URL and nothing else."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import httpx
 import openai
 import pytest
 import tiktoken
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import SecretStr
-from reading_room import API_KEY, CHAT, DEFAULT, EMBED, LOANS, LOANS_ANSWER
+from reading_room import API_KEY, CHAT, DEFAULT, EMBED, LOANS, LOANS_ANSWER, TWO_CITIES, WEATHER, WEATHER_REPORT
 
 
 @pytest.fixture
@@ -73,3 +75,22 @@ def test_embeddings_of_token_ids_say_what_to_do(
     monkeypatch.setattr(tiktoken, "encoding_for_model", lambda name: encoding)
     with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False"):
         embeddings(url, transport).embed_documents(["图书馆"])
+
+
+@tool
+def get_weather(city: str) -> str:
+    """今天的天气"""
+    return f"{city}:晴"
+
+
+def test_tools(model: ChatOpenAI) -> None:
+    able = model.bind_tools([get_weather])
+    first = able.invoke(WEATHER)
+    assert [(call["name"], call["args"]) for call in first.tool_calls] == [("get_weather", {"city": "北京"})]
+    result = get_weather.invoke(first.tool_calls[0])
+    assert able.invoke([HumanMessage(WEATHER), first, result]).content == WEATHER_REPORT
+    whole: Any = None
+    for chunk in able.stream(TWO_CITIES):
+        whole = chunk if whole is None else whole + chunk
+    assert [call["args"]["city"] for call in whole.tool_calls] == ["北京", "上海"]
+    assert len({call["id"] for call in whole.tool_calls}) == 2

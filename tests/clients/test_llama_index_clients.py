@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
-from reading_room import API_KEY, CHAT, LOANS, LOANS_ANSWER
+from reading_room import API_KEY, CHAT, LOANS, LOANS_ANSWER, TWO_CITIES, WEATHER
 
 MESSAGES = [ChatMessage(role="user", content=LOANS)]
 
@@ -54,3 +55,18 @@ async def test_async(url: str) -> None:
         assert (await model.achat(MESSAGES)).message.content == LOANS_ANSWER
         pieces = [piece.delta or "" async for piece in await model.astream_chat(MESSAGES)]
     assert "".join(pieces) == LOANS_ANSWER
+
+
+def get_weather(city: str) -> str:
+    """今天的天气"""
+    return f"{city}:晴"
+
+
+def test_tools(model: OpenAILike) -> None:
+    tools = [FunctionTool.from_defaults(get_weather)]
+    answer = model.chat_with_tools(tools, user_msg=WEATHER)
+    calls = model.get_tool_calls_from_response(answer)
+    assert [(call.tool_name, call.tool_kwargs) for call in calls] == [("get_weather", {"city": "北京"})]
+    streamed = list(model.stream_chat_with_tools(tools, user_msg=TWO_CITIES))
+    calls = model.get_tool_calls_from_response(streamed[-1])
+    assert [call.tool_kwargs for call in calls] == [{"city": "北京"}, {"city": "上海"}]

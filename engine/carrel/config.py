@@ -26,6 +26,7 @@ class ModelSpec:
     served_model_name: tuple[str, ...] = ()  # names for HTTP clients; empty: ``name`` and the folder's last part
     dtype: DType | None = None  # None: the engine's
     max_model_len: int | None = None  # None: the engine's, else the model's
+    revision: str | None = None  # of a Hugging Face repository: branch, tag or commit; None: its newest
     chat_template: str | None = None  # template text that replaces the model's own
     tool_call_parser: str | None = None  # how it writes tool calls, see carrel.parsers; None: read from the template
     reasoning_parser: str | None = None  # how it writes its thoughts; None: read from the template; "none": it has none
@@ -49,6 +50,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     enforce_eager: bool = False  # no CUDA graphs
     overlap_scheduling: bool | None = None  # prepare a step while the device runs another; None: where the device can
+    download_dir: str | None = None  # where Hugging Face's models are kept; None: its own cache
     trust_remote_code: bool = False
     load_format: LoadFormat = "auto"  # "dummy": random weights, made on the device; to measure without a checkpoint
     skip_tokenizer_init: bool = False  # token ids in and out, no text: a model folder then needs no tokenizer

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from carrel.config import Task
-from carrel.errors import ModelNotFoundError, UnsupportedModelError
+from carrel.errors import InvalidParamsError, ModelNotFoundError, UnsupportedModelError
 from carrel.starter import STARTERS, find_starter
 
 DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
@@ -18,19 +18,24 @@ IGNORED = ("original/*", "onnx/*", "openvino/*")  # the same weights in other la
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def resolve(name: str) -> Path:
+def resolve(name: str, *, revision: str | None = None, download_dir: str | None = None) -> Path:
     """The folder of a model.
 
     ``name`` is a folder, ``starter/…``, or a Hugging Face repository such as ``Qwen/Qwen2.5-0.5B-Instruct``, which is
-    looked up in the local cache and, unless ``HF_HUB_OFFLINE`` is set, downloaded.
+    looked up in the local cache (or ``download_dir``) and, unless ``HF_HUB_OFFLINE`` is set, downloaded; of its newest
+    ``revision`` unless one is given.
 
     >>> resolve("starter/reader").name
     'reader'
 
     Raises:
         ModelNotFoundError: nothing of that name; the message says where it was looked for and what to do.
+        InvalidParamsError: a revision of what has none.
         WeightsError: a bundled model is damaged.
     """
+    if revision is not None and (name in STARTERS or Path(name).expanduser().exists()):
+        message = f"revision={revision!r} is for models of Hugging Face, and {name} is on this machine. Leave it out."
+        raise InvalidParamsError(message, param="revision")
     if name in STARTERS:
         return find_starter(name)
     path = Path(name).expanduser()
@@ -42,7 +47,7 @@ def resolve(name: str) -> Path:
         raise ModelNotFoundError(f"There is no bundled model {name!r}. {_advice(name)}")
     if not REPOSITORY.fullmatch(name):
         raise ModelNotFoundError(f"There is no folder {name!r}. {_advice(name)}")
-    return _hugging_face(name)
+    return _hugging_face(name, revision, download_dir)
 
 
 def starter_task(name: str) -> Task | None:
@@ -50,17 +55,23 @@ def starter_task(name: str) -> Task | None:
     return STARTERS.get(name)
 
 
-def _hugging_face(name: str) -> Path:
+def _hugging_face(name: str, revision: str | None, download_dir: str | None) -> Path:
     from huggingface_hub import constants, errors, snapshot_download  # slow to import, often not needed
 
-    looked = f"not a folder, not bundled, not in the cache {constants.HF_HUB_CACHE}"
+    looked = f"not a folder, not bundled, not in the cache {download_dir or constants.HF_HUB_CACHE}"
+    wanted, unwanted = list(DOWNLOADED), list(IGNORED)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED), ignore_patterns=list(IGNORED)))
+        found = snapshot_download(
+            name, revision=revision, cache_dir=download_dir, allow_patterns=wanted, ignore_patterns=unwanted
+        )
+        return Path(found)
     except errors.GatedRepoError as error:
         raise ModelNotFoundError(
             f"{name} is there, but its owner asks for consent: accept its terms on huggingface.co, "
             "then `hf auth login`. Or give a folder."
         ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelNotFoundError(f"{name} has no revision {revision!r}. Give a branch, a tag or a commit.") from error
     except errors.RepositoryNotFoundError as error:
         raise ModelNotFoundError(
             f"There is no model {name!r}: {looked}, not on Hugging Face. {_advice(name)}"

@@ -75,7 +75,7 @@ def _named(sources: list[ModelSource]) -> list[ModelSource]:
 def _find(spec: ModelSpec, config: EngineConfig) -> ModelSource:
     resolve_tool_parser(spec.tool_call_parser, None)  # an unknown name is told before anything is loaded
     resolve_reasoning_parser(spec.reasoning_parser, None)
-    folder = hub.resolve(spec.name)
+    folder = hub.resolve(spec.name, revision=spec.revision, download_dir=config.download_dir)
     short = folder.name if Path(spec.name).expanduser().is_dir() else spec.name.rsplit("/", 1)[-1]
     return ModelSource(
         name=spec.name,

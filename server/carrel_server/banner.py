@@ -23,7 +23,9 @@ def banner(plan: ServePlan, host: EngineHost, address: str) -> Iterator[str]:
             yield "             no chat template: /v1/chat/completions is off until --chat-template gives one"
         elif plan.auto_tool_choice and hosted.task == "chat" and hosted.tool_call_parser is None:
             yield "             its way to write tool calls is not known: name it with --tool-call-parser"
-    yield f"memory: {host.memory_plan.describe()}"
+    total, *caches = host.memory_plan.describe().splitlines()
+    yield f"memory: {total.partition(': ')[2]}"
+    yield from (f"        {cache.strip()}" for cache in caches)
     yield f"API key: {key_facts(plan)}"
     yield f"carrel is ready at {address}"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from carrel.outputs import RequestMetrics, RequestOutput
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -32,6 +32,7 @@ class ServerMetrics:
     def __init__(self, host: EngineHost, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         self.registry.register(EngineCollector(host))
+        ProcessCollector(registry=self.registry)  # process_resident_memory_bytes, process_cpu_seconds_total, …
         label = ["model_name"]
         registry = self.registry
         self.prompt_tokens = Counter("vllm:prompt_tokens", "Prompt tokens.", label, registry=registry)
@@ -41,6 +42,12 @@ class ServerMetrics:
         self.queue = _seconds("vllm:request_queue_time_seconds", "Arrival to first step.", registry)
         self.per_token = _seconds(
             "vllm:request_time_per_output_token_seconds", "Mean time between tokens of a request.", registry
+        )
+        self.prefill = _seconds("vllm:request_prefill_time_seconds", "First step to first token.", registry)
+        self.decode = _seconds("vllm:request_decode_time_seconds", "First token to end.", registry)
+        self.inference = _seconds("vllm:request_inference_time_seconds", "First step to end.", registry)
+        self.params_n = Histogram(
+            "vllm:request_params_n", "The n of a request.", label, buckets=(1, 2, 5, 10, 20), registry=registry
         )
         self.request_prompt_tokens = Histogram(
             "vllm:request_prompt_tokens", "Prompt tokens of a request.", label, buckets=TOKENS, registry=registry
@@ -63,6 +70,7 @@ class ServerMetrics:
         """Count one finished prompt with its choices; ``num_tokens`` over all choices."""
         self.prompt_tokens.labels(model).inc(len(output.prompt_token_ids))
         self.generation_tokens.labels(model).inc(num_tokens)
+        self.params_n.labels(model).observe(num_choices)
         self.request_prompt_tokens.labels(model).observe(len(output.prompt_token_ids))
         self.request_generation_tokens.labels(model).observe(num_tokens / num_choices)
         if output.metrics is not None:
@@ -71,12 +79,19 @@ class ServerMetrics:
 
     def _observe_times(self, model: str, times: RequestMetrics, num_tokens: int) -> None:
         start, first, end = times.arrival_time, times.first_token_time, times.finished_time
-        if times.first_scheduled_time is not None:
-            self.queue.labels(model).observe(times.first_scheduled_time - start)
+        scheduled = times.first_scheduled_time
+        if scheduled is not None:
+            self.queue.labels(model).observe(scheduled - start)
+            if first is not None:
+                self.prefill.labels(model).observe(first - scheduled)
+            if end is not None:
+                self.inference.labels(model).observe(end - scheduled)
         if first is not None:
             self.ttft.labels(model).observe(first - start)
         if end is not None:
             self.e2e.labels(model).observe(end - start)
+        if first is not None and end is not None:
+            self.decode.labels(model).observe(end - first)
         if first is not None and end is not None and num_tokens > 1:
             self.per_token.labels(model).observe((end - first) / (num_tokens - 1))
 
@@ -135,12 +150,17 @@ class EngineCollector(Collector):
         usage = GaugeMetricFamily("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0..1.", labels=label)
         queries = CounterMetricFamily("vllm:prefix_cache_queries", "Prompt tokens looked up.", labels=label)
         hits = CounterMetricFamily("vllm:prefix_cache_hits", "Prompt tokens found.", labels=label)
+        facts = ["block_size", "num_gpu_blocks", "enable_prefix_caching", "gpu_memory_utilization"]
+        config = GaugeMetricFamily("vllm:cache_config_info", "The KV cache's shape.", labels=[*label, *facts])
+        engine = self._host.config
         for key, cache in stats.kv_caches.items():
             name = [self._host.models[key].names[0]]
             usage.add_metric(name, cache.usage)
             queries.add_metric(name, cache.num_queried_tokens)
             hits.add_metric(name, cache.num_hit_tokens)
-        yield from (usage, queries, hits)
+            values = (engine.block_size, cache.num_blocks, engine.enable_prefix_caching, engine.gpu_memory_utilization)
+            config.add_metric([*name, *map(str, values)], 1)
+        yield from (usage, queries, hits, config)
 
     def _chat_name(self) -> str:
         """The scheduler counts over all chat models; the label is the model's when there is only one."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib import metadata
 
 import numpy as np
 import pytest
 from carrel import LLM, SamplingParams, hub
-from carrel.errors import ModelNotFoundError, WeightsError
+from carrel.errors import InvalidParamsError, ModelNotFoundError, WeightsError
 from carrel.starter import STARTERS, minilm
 from sentence_transformers import SentenceTransformer
 
@@ -17,6 +18,20 @@ from sentence_transformers import SentenceTransformer
 def starters():
     with LLM() as llm:
         yield llm
+
+
+def test_a_revision_in_a_folder_of_its_own(tmp_path):
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    refs = tmp_path / "models--some--model" / "refs"
+    refs.mkdir()
+    (refs / "v2").write_text("abc")
+    assert hub.resolve("some/model", revision="v2", download_dir=str(tmp_path)) == snapshot
+    with pytest.raises(ModelNotFoundError, match=re.escape(str(tmp_path))):
+        hub.resolve("some/model", revision="v3", download_dir=str(tmp_path))
+    with pytest.raises(InvalidParamsError, match="revision='v2' is for models of Hugging Face"):
+        hub.resolve(str(snapshot), revision="v2")
 
 
 def test_folders_are_themselves(tmp_path, monkeypatch):

@@ -149,6 +149,13 @@ def test_the_limits_of_the_server() -> None:
         plan("m", "--max-inputs", "0")
 
 
+def test_revisions(tmp_path: Path) -> None:
+    made = plan("some/model", "--revision", "v2", "--download-dir", str(tmp_path))
+    assert (made.models[0].revision, made.engine.download_dir) == ("v2", str(tmp_path))
+    assert plan("--chat-model", "some/model,revision=v2").models[0].revision == "v2"
+    assert "one model's" in refused("a", "b", "--revision", "v2")
+
+
 def test_where_and_how_to_listen() -> None:
     made = plan("m", "--uds", "s.sock", "--root-path", "llm/", "--no-access-log", "--load-format", "dummy")
     assert (made.uds, made.settings.root_path, made.settings.access_log) == ("s.sock", "/llm", "none")

@@ -134,3 +134,23 @@ def test_metrics_count_what_was_done(client: httpx.Client) -> None:
     assert grown("carrel:pooling_items_total", "tiny-rerank") == 3
     assert ("vllm:num_requests_running", "tiny-chat") in after
     assert ("vllm:kv_cache_usage_perc", "tiny-chat") in after
+
+
+def test_names_that_dashboards_read(client: httpx.Client) -> None:
+    body = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 3, "ignore_eos": True, "n": 2}
+    before = metrics(client)
+    assert client.post("/v1/chat/completions", json=body).status_code == 200
+    after = metrics(client)
+    counts = {name: after[key] - before.get(key, 0) for key in after if (name := key[0]).endswith("_count")}
+    for name in (
+        "prefill_time_seconds",
+        "decode_time_seconds",
+        "inference_time_seconds",
+        "params_n",
+        "queue_time_seconds",
+    ):
+        assert counts[f"vllm:request_{name}_count"] == 1, name
+    names = {name for name, _ in after}
+    for name in ("vllm:cache_config_info", "process_resident_memory_bytes", "process_cpu_seconds_total"):
+        assert name in names
+    assert {"http_requests_total", "http_request_duration_seconds_bucket"} <= names

@@ -173,6 +173,7 @@ MODEL_KEYS: dict[str, Any] = {
     "served_model_name": str,
     "dtype": dtype_of,
     "max_model_len": count,
+    "revision": str,
     "chat_template": read_template,
     "tool_call_parser": tool_parser,
     "reasoning_parser": reasoning_parser,

@@ -86,6 +86,8 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.option("--kv-cache-memory-bytes", type=count, help="Default: planned from what the device has.")
 @click.option("--gpu-memory-utilization", type=float, default=0.9, show_default=True, help="Share of the device.")
 @click.option("--enable-prefix-caching/--no-enable-prefix-caching", default=True, show_default=True)
+@click.option("--revision", metavar="NAME", help="Branch, tag or commit of a Hugging Face model.")
+@click.option("--download-dir", type=click.Path(file_okay=False), metavar="DIR", help="Where those are kept.")
 @click.option("--load-format", type=click.Choice(FORMATS), default="auto", help="dummy: random weights, to measure.")
 @click.option("--enforce-eager", is_flag=True, help="No CUDA graphs.")
 @click.option("--async-scheduling/--no-async-scheduling", "overlap_scheduling", default=None, help="Default: on a GPU.")

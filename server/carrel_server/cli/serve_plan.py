@@ -32,6 +32,7 @@ ENGINE_OPTIONS = (
     "enable_prefix_caching",
     "enforce_eager",
     "overlap_scheduling",
+    "download_dir",
     "seed",
 )
 SERVER_OPTIONS = (
@@ -172,7 +173,15 @@ def plan_models(options: Mapping[str, Any]) -> tuple[ModelSpec, ...]:
         raise click.UsageError(message)
     specs = (*(ModelSpec(name=name, task=task) for name in names), *own)
     specs = specs or tuple(ModelSpec(name=name) for name in STARTERS)
-    return _name_chat_model(specs, _chat_options(options))
+    return _name_chat_model(_of_revision(specs, options["revision"]), _chat_options(options), options["download_dir"])
+
+
+def _of_revision(specs: tuple[ModelSpec, ...], revision: str | None) -> tuple[ModelSpec, ...]:
+    if revision is None:
+        return specs
+    if len(specs) != 1:
+        raise click.UsageError("--revision is one model's; give each its own, e.g. --chat-model NAME,revision=v2.")
+    return (replace(specs[0], revision=revision),)
 
 
 def _chat_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -195,16 +204,18 @@ def _task(options: Mapping[str, Any]) -> Task | None:
         raise click.UsageError(f"--runner pooling and --task {options['task']} contradict each other.")
     if runner == "pooling" and task is None and len(options["models"]) + len(options["named_models"]) == 1:
         name = (*options["models"], *options["named_models"])[0]
-        detected = detect_task(ModelSpec(name=name))
+        detected = detect_task(ModelSpec(name=name, revision=options["revision"]), options["download_dir"])
         return "embedding" if detected == "chat" else detected
     return "chat" if runner == "generate" else task
 
 
-def _name_chat_model(specs: tuple[ModelSpec, ...], given: dict[str, Any]) -> tuple[ModelSpec, ...]:
+def _name_chat_model(
+    specs: tuple[ModelSpec, ...], given: dict[str, Any], download_dir: str | None
+) -> tuple[ModelSpec, ...]:
     """--served-model-name, --chat-template and the parsers mean the chat model, or the only one."""
     if not given:
         return specs
-    chats = specs if len(specs) == 1 else tuple(spec for spec in specs if detect_task(spec) == "chat")
+    chats = specs if len(specs) == 1 else tuple(spec for spec in specs if detect_task(spec, download_dir) == "chat")
     if len(chats) != 1:
         flags = " and ".join("--" + name.replace("_", "-") for name in given)
         example = f"--chat-model NAME,{next(iter(given))}=…"
@@ -213,11 +224,11 @@ def _name_chat_model(specs: tuple[ModelSpec, ...], given: dict[str, Any]) -> tup
     return tuple(replace(chat, **given) if spec is chat else spec for spec in specs)
 
 
-def detect_task(spec: ModelSpec) -> Task:
+def detect_task(spec: ModelSpec, download_dir: str | None = None) -> Task:
     """The task as the model's files say it, without loading weights."""
     if spec.task is not None:
         return spec.task
     from carrel.hub import resolve
     from carrel.models.config import ModelConfig
 
-    return ModelConfig.from_folder(resolve(spec.name)).task
+    return ModelConfig.from_folder(resolve(spec.name, revision=spec.revision, download_dir=download_dir)).task

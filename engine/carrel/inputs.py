@@ -15,7 +15,9 @@ from carrel.chat_template import ChatTemplate
 from carrel.errors import ContextLengthError, InvalidParamsError, RequestError
 from carrel.hosted_model import HostedModel
 from carrel.params import PoolingParams, RequestOutputKind, SamplingParams
+from carrel.parsers.base import AnswerFormat
 from carrel.request import Request
+from carrel.request_constraints import bad_words_token_ids, check_vocabulary, compile_form
 from carrel.tokenizer_files import SPECIAL_NAMES
 
 
@@ -198,10 +200,11 @@ def generation_requests(
     seed: int,
     priority: int = 0,
     cache_salt: str | None = None,
+    answer: AnswerFormat | None = None,
 ) -> list[Request]:
     """The child requests of one prompt, ``best_of`` or else ``n``. Child ``i`` samples with ``seed + i``.
 
-    The first alone computes the prompt's log probabilities.
+    The first alone computes the prompt's log probabilities. ``answer``: the form that a chat's answer must have, too.
     """
     if model.task != "chat":
         raise InvalidParamsError(f"{model.key} is a model for {model.task}; it cannot generate.", param="model")
@@ -212,6 +215,9 @@ def generation_requests(
             param="min_tokens",
         )
     _check_best_of(params)
+    check_vocabulary(model, params)
+    bad_words = bad_words_token_ids(model.tokenizer, params.bad_words) if params.bad_words else ()
+    grammar = compile_form(model, params, answer)
     child = replace(params, logprobs=0) if params.ranks_sequences and params.logprobs is None else params
     others = child if child.prompt_logprobs is None else replace(child, prompt_logprobs=None)
     return [
@@ -223,6 +229,8 @@ def generation_requests(
             eos_token_ids=model.eos_token_ids,
             max_tokens=max_tokens,
             seed=seed + i,
+            grammar=grammar,
+            bad_words_token_ids=bad_words,
             priority=priority,
             cache_salt=cache_salt,
         )

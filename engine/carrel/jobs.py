@@ -107,7 +107,14 @@ class GenerationJob(Job[RequestOutput]):
         self._truncated = prompt.truncated
         seed = host.fresh_seed() if params.seed is None else params.seed
         self.requests = generation_requests(
-            model, prompt, params, request_id=request_id, seed=seed, priority=priority, cache_salt=cache_salt
+            model,
+            prompt,
+            params,
+            request_id=request_id,
+            seed=seed,
+            priority=priority,
+            cache_salt=cache_salt,
+            answer=answer,
         )
         self._processor = OutputProcessor(request_id, prompt.text, self.requests, params, model.tokenizer, answer)
 

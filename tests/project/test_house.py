@@ -23,6 +23,7 @@ PROCESS_WIDE = re.compile(
     r"|\batexit\.register|\bimport atexit|\bsignal\.signal\("
 )
 BORDERS = {
+    "engine/carrel/caller_grammar.py",  # llguidance raises plain Exception on a GBNF grammar that is none
     "engine/carrel/core.py",  # a batch fails, the engine goes on
     "engine/carrel/loop.py",  # whatever it was, everybody gets an answer
     "engine/carrel/worker/team.py",  # ranks that share a step have come apart, the engine ends

@@ -119,3 +119,11 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, rows: Tensor) -> tuple[Ten
     chosen = x.gather(1, token_ids[rows].unsqueeze(1))
     log_sums = x.logsumexp(dim=-1)
     return chosen[:, 0] - log_sums, (x > chosen).sum(dim=-1) + 1, log_sums
+
+
+def mask_tokens(logits: Tensor, masks: Tensor, rows: Tensor) -> None:
+    """-inf for the tokens of ``rows`` [n] whose bit in ``masks`` [n, ceil(vocab_size / 32)] is 0; NaN and +inf stay."""
+    bits = (masks.unsqueeze(-1) >> torch.arange(32, dtype=torch.int32, device=masks.device)) & 1
+    stays = bits.flatten(1)[:, : logits.shape[1]] != 0
+    x = logits[rows]
+    logits[rows] = torch.where(stays | torch.isnan(x) | torch.isposinf(x), x, -torch.inf)

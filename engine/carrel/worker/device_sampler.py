@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from carrel.errors import CarrelError
 from carrel.kernels import reference_sampling
 from carrel.kernels.sampling_rows import SamplingBuffers, SamplingMode, SamplingRows
 from carrel.step import RequestResult, ScheduledRequest, TokenLogprobs
+from carrel.worker.constraints import Constraints, StepConstraints
 from carrel.worker.device_stream import DeviceStream
 from carrel.worker.sampling_state import SamplingState
 from carrel.worker.step_sampler import HostSampler, StepSampler, not_finite
@@ -23,20 +25,22 @@ from carrel.worker.step_sampler import HostSampler, StepSampler, not_finite
 
 @dataclass(frozen=True, slots=True)
 class SamplingKernels:
-    """One implementation of the two operations."""
+    """One implementation of the three operations."""
 
     sample_tokens: Callable[[Tensor, SamplingRows, Tensor, SamplingBuffers, SamplingMode], None]
     token_logprobs: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    mask_tokens: Callable[[Tensor, Tensor, Tensor], None]
 
 
 def torch_kernels() -> SamplingKernels:
-    return SamplingKernels(reference_sampling.sample_tokens, reference_sampling.token_logprobs)
+    twins = reference_sampling
+    return SamplingKernels(twins.sample_tokens, twins.token_logprobs, twins.mask_tokens)
 
 
 def triton_kernels() -> SamplingKernels:
-    from carrel.kernels import logprobs, sampling  # a CPU loads no Triton
+    from carrel.kernels import logprobs, sampling, token_bitmask  # a CPU loads no Triton
 
-    return SamplingKernels(sampling.sample_tokens, logprobs.token_logprobs)
+    return SamplingKernels(sampling.sample_tokens, logprobs.token_logprobs, token_bitmask.mask_tokens)
 
 
 def sampler_for(stream: DeviceStream, max_rows: int) -> StepSampler:
@@ -64,12 +68,15 @@ class SampledOnDevice:
     host_ids: Tensor  # [num_samples] int64 on the host; -1: the row was not finite
     counts: dict[int, int]  # row that asks for log probabilities → how many beside its own
     logprobs: HostLogprobs | None
+    errors: dict[int, CarrelError]  # row → why its request cannot go on
 
     def results(self) -> list[RequestResult]:
         ids = self.host_ids.tolist()
         results = [
             RequestResult(token_ids=[token]) if token >= 0 else RequestResult(error=not_finite()) for token in ids
         ]
+        for row, error in self.errors.items():
+            results[row] = RequestResult(error=error)
         if self.logprobs is not None:
             for row, logprobs in zip(self.counts, self._rows(self.logprobs, ids), strict=True):
                 if results[row].error is None:
@@ -96,13 +103,16 @@ class DeviceSampler:
         self._stream, self._max_rows, self._kernels = stream, max_rows, kernels
         self._state: SamplingState | None = None
         self._buffers: SamplingBuffers | None = None
+        self._constraints = Constraints()
 
     def sample(self, logits: Tensor, items: Sequence[ScheduledRequest]) -> SampledOnDevice:
         """``logits`` [len(items), vocab_size], not changed."""
         state, buffers = self._open(logits.shape[1])
         assert len(items) == logits.shape[0] <= self._max_rows, "a row of logits for each request"
+        constraints = self._constraints.of_step(items, logits.shape[1])  # the device computes the logits meanwhile
+        allowed = logits if constraints is None else self._constrained(logits, constraints)
         state.prepare(items)
-        self._kernels.sample_tokens(logits, state.rows, state.table.tensor, buffers, state.mode)
+        self._kernels.sample_tokens(allowed, state.rows, state.table.tensor, buffers, state.mode)
         token_ids = buffers.token_ids[: len(items)]
         host_ids = self._stream.read_back(buffers.results[: len(items)])
         counts: dict[int, int] = {}
@@ -110,14 +120,15 @@ class DeviceSampler:
         if len(state.asking):
             counts = {row: count for row, item in enumerate(items) if (count := _num_logprobs(item)) is not None}
             logprobs = self._logprobs(logits, token_ids, state)
-        return SampledOnDevice(token_ids, host_ids, counts, logprobs)
+        return SampledOnDevice(token_ids, host_ids, counts, logprobs, constraints.errors if constraints else {})
 
     def runs_ahead(self, items: Sequence[ScheduledRequest]) -> bool:
-        """Always: tokens so far are counted where they are drawn."""
-        return True
+        """Tokens so far are counted where they are drawn, but a grammar reads them on the host."""
+        return not any(item.request.reads_output for item in items)
 
     def release(self, request_ids: Sequence[str]) -> None:
-        """Their rows of the token table go to others."""
+        """Their rows of the token table go to others, their matchers go."""
+        self._constraints.release(request_ids)
         if self._state is not None:
             self._state.release(request_ids)
 
@@ -126,6 +137,16 @@ class DeviceSampler:
             self._state = SamplingState(self._stream, vocab_size, self._max_rows)
             self._buffers = SamplingBuffers.empty(self._max_rows, vocab_size, self._stream.device)
         return self._state, self._buffers
+
+    def _constrained(self, logits: Tensor, constraints: StepConstraints) -> Tensor:
+        """[num_rows, vocab_size] fp32, a copy: biases added, tokens that may not be drawn at -inf."""
+        out = logits.to(torch.float32, copy=True)
+        send = self._stream.send
+        if len(constraints.biases):
+            out[send(constraints.biased_rows), send(constraints.biased_ids)] += send(constraints.biases)
+        if len(constraints.masks):
+            self._kernels.mask_tokens(out, send(constraints.masks), send(constraints.masked_rows))
+        return out
 
     def _logprobs(self, logits: Tensor, token_ids: Tensor, state: SamplingState) -> HostLogprobs:
         """Of the model's own distribution: before penalties, temperature and filters."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -64,6 +66,14 @@ class DeviceStream:
     def pinned(self, size: int, dtype: torch.dtype) -> Tensor:
         """[size] in main memory, where the device can copy from and to without the CPU."""
         return torch.empty(size, dtype=dtype, pin_memory=self.stream is not None)
+
+    def send(self, values: NDArray[Any]) -> Tensor:
+        """A copy of ``values`` on the device, there before whatever is launched after this call."""
+        host = torch.from_numpy(values)
+        if self.stream is None:
+            return host.clone()
+        pinned = torch.empty(host.shape, dtype=host.dtype, pin_memory=True)
+        return pinned.copy_(host).to(self.device, non_blocking=True)
 
     def read_back(self, tensor: Tensor) -> Tensor:
         """A copy of ``tensor`` in main memory, complete when an event recorded after this call is reached."""

@@ -1,7 +1,8 @@
 """From logits to tokens, a whole batch at once, in fp32.
 
 A pure function of (logits, sampling parameters, tokens so far, seed, position): no generator, no state, so that
-batching and preemption change nothing. Order: min_tokens mask → penalties → temperature → min_p → top_k → top_p → draw.
+batching and preemption change nothing. Order: bias and masks (``constraints``) → min_tokens mask → penalties →
+temperature → min_p → top_k → top_p → draw.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from carrel.params import SamplingParams
 from carrel.request import Request
 from carrel.step import TokenLogprobs
+from carrel.worker.constraints import is_constrained
 from carrel.worker.filters import column, filter_probs
 from carrel.worker.noise import uniform
 from carrel.worker.penalties import apply_penalties
@@ -29,11 +31,15 @@ class Sampled:
     logprobs: list[TokenLogprobs | None]
 
 
-def sample(logits: Tensor, requests: list[Request]) -> Sampled:
-    """``logits`` [num_rows, vocab_size] of any float dtype, not changed; ``requests`` one for each row."""
+def sample(logits: Tensor, requests: list[Request], *, constrained: Tensor | None = None) -> Sampled:
+    """``logits`` [num_rows, vocab_size] of any float dtype, not changed; ``requests`` one for each row.
+
+    ``constrained``: the same with what the constraints of the rows make of them; log probabilities are of ``logits``.
+    """
     raw = logits.to(torch.float32)
     params = [_params(request) for request in requests]
-    adjusted = apply_penalties(_mask_early_stops(raw, requests, params), requests, params)
+    allowed = raw if constrained is None else constrained
+    adjusted = apply_penalties(_mask_early_stops(allowed, requests, params), requests, params)
     token_ids = torch.argmax(adjusted, dim=-1)  # [num_rows]
     rows = [row for row, param in enumerate(params) if not param.greedy]
     if rows:
@@ -47,10 +53,10 @@ def _params(request: Request) -> SamplingParams:
 
 
 def _mask_early_stops(logits: Tensor, requests: list[Request], params: list[SamplingParams]) -> Tensor:
-    """Before min_tokens, whatever would end the sequence cannot be drawn."""
+    """Before min_tokens, whatever would end the sequence cannot be drawn. Constrained rows have that in their mask."""
     out = logits
     for row, (request, param) in enumerate(zip(requests, params, strict=True)):
-        if request.num_output_tokens >= param.min_tokens:
+        if request.num_output_tokens >= param.min_tokens or is_constrained(request):
             continue
         ends = sorted(set(request.eos_token_ids) | set(param.stop_token_ids))
         ends = [token for token in ends if 0 <= token < logits.shape[1]]

@@ -18,6 +18,7 @@ from carrel.kernels.sampling_rows import SamplingMode, SamplingRows
 from carrel.params import SamplingParams
 from carrel.request import Request
 from carrel.step import ScheduledRequest
+from carrel.worker.constraints import is_constrained
 from carrel.worker.device_stream import DeviceStream
 from carrel.worker.noise import seed_state
 from carrel.worker.token_table import TokenTable
@@ -50,7 +51,7 @@ class SamplingState:
         slots = [-1] * len(items)
         if SamplingMode.TABLE in self.mode:
             slots = [
-                self.table.slot_of(request, position) if _needs_table(_params(request)) else -1
+                self.table.slot_of(request, position) if _needs_table(request) else -1
                 for request, position in zip(requests, positions, strict=True)
             ]
         if not moved_on:
@@ -69,8 +70,8 @@ class SamplingState:
         """What this set of rows needs: kernels and log probabilities."""
         params = [_params(request) for request in requests]
         mode = SamplingMode.GREEDY
-        for param in params:
-            mode |= mode_of(param)
+        for request in requests:
+            mode |= mode_of(request)
         self.mode = mode
         asking = [row for row, param in enumerate(params) if param.logprobs is not None]
         self.num_top = min(max((params[row].logprobs or 0 for row in asking), default=0), self._vocab_size)
@@ -107,22 +108,28 @@ def pack_row(request: Request, vocab_size: int) -> NDArray[np.int64]:
     floats[columns.FREQUENCY] = params.frequency_penalty
     floats[columns.REPETITION] = max(min(params.repetition_penalty, 1e37), LEAST_FP32)
     ints[columns.TOP_K] = params.top_k if params.top_k < vocab_size else 0
-    ints[columns.MIN_LENGTH] = request.num_prompt_tokens + params.min_tokens if params.min_tokens else 0
+    ints[columns.MIN_LENGTH] = request.num_prompt_tokens + params.min_tokens if _has_min_tokens(request) else 0
     row[columns.STATE] = np.uint64(seed_state(request.seed)).astype(np.int64)
     return row
 
 
-def mode_of(params: SamplingParams) -> SamplingMode:
-    """What a row with these parameters needs."""
-    mode = SamplingMode.TABLE if _needs_table(params) else SamplingMode.GREEDY
+def mode_of(request: Request) -> SamplingMode:
+    """What the row of this request needs."""
+    params = _params(request)
+    mode = SamplingMode.TABLE if _needs_table(request) else SamplingMode.GREEDY
     if params.greedy:
         return mode
     filters = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
     return mode | SamplingMode.DRAW | (SamplingMode.FILTERS if filters else SamplingMode.GREEDY)
 
 
-def _needs_table(params: SamplingParams) -> bool:
-    return params.has_penalties or params.min_tokens > 0
+def _needs_table(request: Request) -> bool:
+    return _params(request).has_penalties or _has_min_tokens(request)
+
+
+def _has_min_tokens(request: Request) -> bool:
+    """Constrained rows have that in their mask."""
+    return _params(request).min_tokens > 0 and not is_constrained(request)
 
 
 def _params(request: Request) -> SamplingParams:

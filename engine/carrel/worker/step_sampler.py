@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from carrel.errors import StepError
+from carrel.kernels.reference_sampling import mask_tokens
 from carrel.request import Request
 from carrel.step import RequestResult, ScheduledRequest
+from carrel.worker.constraints import Constraints, StepConstraints
 from carrel.worker.sampler import sample
 
 
@@ -46,19 +48,37 @@ class StepSampler(Protocol):
         """These requests ended: forget what is kept for them."""
 
 
-def sample_on_host(logits: Tensor, items: Sequence[ScheduledRequest]) -> list[RequestResult]:
-    """``logits`` [len(items), vocab_size]. A row that is not finite fails its own request."""
-    finite = torch.isfinite(logits.amax(dim=-1)).tolist()  # NaN and +inf win every maximum
+def sample_on_host(
+    logits: Tensor, items: Sequence[ScheduledRequest], constraints: StepConstraints | None = None
+) -> list[RequestResult]:
+    """``logits`` [len(items), vocab_size]. A row that is not finite, or whose form failed, fails its own request."""
+    constrained = logits if constraints is None else constrained_logits(logits, constraints)
+    finite = torch.isfinite(constrained.amax(dim=-1)).tolist()  # NaN and +inf win every maximum
     results = [RequestResult() if good else RequestResult(error=not_finite()) for good in finite]
-    rows = [row for row, good in enumerate(finite) if good]
+    for row, error in (constraints.errors if constraints else {}).items():
+        results[row].error = error
+    rows = [row for row, result in enumerate(results) if result.error is None]
     if not rows:
         return results
-    logits = logits if len(rows) == len(finite) else logits[rows]
-    sampled = sample(logits, [_as_of(items[row]) for row in rows])
+    if len(rows) < len(results):
+        logits, constrained = logits[rows], constrained[rows]
+    sampled = sample(logits, [_as_of(items[row]) for row in rows], constrained=constrained.to(torch.float32))
     for row, token_id, logprobs in zip(rows, sampled.token_ids, sampled.logprobs, strict=True):
         results[row].token_ids = [token_id]
         results[row].logprobs = None if logprobs is None else [logprobs]
     return results
+
+
+def constrained_logits(logits: Tensor, constraints: StepConstraints) -> Tensor:
+    """[num_rows, vocab_size] fp32, a copy: biases added, tokens that may not be drawn at -inf."""
+    out = logits.to(torch.float32, copy=True)
+    if len(constraints.biases):
+        rows, ids = torch.from_numpy(constraints.biased_rows), torch.from_numpy(constraints.biased_ids)
+        out[rows, ids] += torch.from_numpy(constraints.biases).to(out.device)
+    if len(constraints.masks):
+        masks, rows = torch.from_numpy(constraints.masks), torch.from_numpy(constraints.masked_rows)
+        mask_tokens(out, masks.to(out.device), rows.to(out.device))
+    return out
 
 
 def not_finite() -> StepError:
@@ -87,8 +107,11 @@ class SampledOnHost:
 class HostSampler:
     """The slow twin: :func:`carrel.worker.sampler.sample`, which waits for the logits and reads the tokens so far."""
 
+    def __init__(self) -> None:
+        self._constraints = Constraints()
+
     def sample(self, logits: Tensor, items: Sequence[ScheduledRequest]) -> SampledOnHost:
-        results = sample_on_host(logits, items)
+        results = sample_on_host(logits, items, self._constraints.of_step(items, logits.shape[1]))
         ids = [result.token_ids[0] if result.token_ids else 0 for result in results]
         return SampledOnHost(torch.tensor(ids, dtype=torch.int64).to(logits.device), results)
 
@@ -96,4 +119,5 @@ class HostSampler:
         return not any(item.request.needs_host_tokens for item in items)
 
     def release(self, request_ids: Sequence[str]) -> None:
-        """Nothing is kept."""
+        """Their matchers go."""
+        self._constraints.release(request_ids)

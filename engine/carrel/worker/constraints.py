@@ -1,0 +1,188 @@
+"""Which tokens the rows of a step may draw: grammars, bad words, allowed ids, ends before min_tokens; and biases.
+
+Of all rules about one token the grammar's comes first, then allowed ids, bad words and min_tokens: a rule that would
+leave no token is passed over for that step. What is kept of a request is made anew whenever it is missing, out of its
+tokens so far, so that a preemption changes nothing. Knows no device and no kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from carrel.errors import CarrelError
+from carrel.grammar import Bitmask, Matcher
+from carrel.params import SamplingParams
+from carrel.request import Request
+from carrel.step import ScheduledRequest
+
+KEPT = 64  # requests that are remembered beside those of the last steps
+
+
+def is_constrained(request: Request) -> bool:
+    """Whether the tokens of ``request`` are drawn under a mask or a bias."""
+    params = request.sampling_params
+    return request.grammar is not None or (params is not None and params.has_constraints)
+
+
+@dataclass(slots=True)
+class StepConstraints:
+    """The constrained rows of one step. A row may stand in ``masked_rows``, in ``biased_rows``, or in both."""
+
+    masked_rows: NDArray[np.int64]  # [n]
+    masks: NDArray[np.int32]  # [n, ceil(vocab_size / 32)]
+    biased_rows: NDArray[np.int64]  # [m] one entry for each bias
+    biased_ids: NDArray[np.int64]  # [m]
+    biases: NDArray[np.float32]  # [m]
+    errors: dict[int, CarrelError]  # row → why its request cannot go on
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What is known of one request."""
+
+    allowed: Bitmask | None  # from the allowed ids
+    matcher: Matcher | None
+    num_consumed: int = 0
+    last_step: int = 0
+
+
+@dataclass(slots=True)
+class _Rows:
+    """A step's constraints while they are put together."""
+
+    masked: list[int] = field(default_factory=list)
+    masks: list[Bitmask] = field(default_factory=list)
+    biases: list[tuple[int, int, float]] = field(default_factory=list)  # row, token id, bias
+    errors: dict[int, CarrelError] = field(default_factory=dict)
+
+    def finish(self, num_words: int) -> StepConstraints:
+        masks = np.stack(self.masks) if self.masks else np.zeros((0, num_words), dtype=np.int32)
+        return StepConstraints(
+            masked_rows=np.array(self.masked, dtype=np.int64),
+            masks=masks,
+            biased_rows=np.array([row for row, _, _ in self.biases], dtype=np.int64),
+            biased_ids=np.array([token for _, token, _ in self.biases], dtype=np.int64),
+            biases=np.array([bias for _, _, bias in self.biases], dtype=np.float32),
+            errors=self.errors,
+        )
+
+
+class Constraints:
+    """Of one model, over all steps. One thread uses it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Request, _Kept] = {}  # by identity
+        self._step = 0
+
+    def of_step(self, items: Sequence[ScheduledRequest], vocab_size: int) -> StepConstraints | None:
+        """What holds for row i, ``items[i]``; None if all rows are free. Read during submit() alone."""
+        self._step += 1
+        if not any(is_constrained(item.request) for item in items):
+            return None
+        rows = _Rows()
+        for row, item in enumerate(items):
+            if is_constrained(item.request):
+                self._constrain(row, item, vocab_size, rows)
+        self._forget(4 * len(items) + KEPT)
+        return rows.finish(-(-vocab_size // 32))
+
+    def release(self, request_ids: Sequence[str]) -> None:
+        """These requests ended."""
+        ended = set(request_ids)
+        for request in [request for request in self._kept if request.request_id in ended]:
+            del self._kept[request]
+
+    def _constrain(self, row: int, item: ScheduledRequest, vocab_size: int, rows: _Rows) -> None:
+        params = _params(item.request)
+        rows.biases += [(row, token, bias) for token, bias in (params.logit_bias or {}).items()]
+        try:
+            mask = self._mask(item, vocab_size)
+        except CarrelError as error:
+            rows.errors[row] = error
+            return
+        if mask is not None:
+            rows.masked.append(row)
+            rows.masks.append(mask)
+
+    def _mask(self, item: ScheduledRequest, vocab_size: int) -> Bitmask | None:
+        """Tokens that may be drawn; None: all."""
+        request, params = item.request, _params(item.request)
+        kept = self._keep(request, vocab_size)
+        output = request.output_token_ids[: item.num_output_tokens]
+        mask = self._grammar_mask(kept, request, output, vocab_size)
+        if kept.allowed is not None:
+            mask = kept.allowed.copy() if mask is None else _narrowed(mask, kept.allowed)
+        barred = _completions(request.bad_words_token_ids, output)
+        ends = request.end_token_ids if item.num_output_tokens < params.min_tokens else ()
+        for token_ids in (barred, ends):
+            inside = [token for token in token_ids if 0 <= token < vocab_size]
+            if inside:
+                mask = full_mask(vocab_size) if mask is None else mask
+                mask = _narrowed(mask, ~mask_of(inside, vocab_size))
+        return mask
+
+    def _keep(self, request: Request, vocab_size: int) -> _Kept:
+        kept = self._kept.get(request)
+        if kept is None:
+            allowed = _params(request).allowed_token_ids
+            kept = self._kept[request] = _Kept(None if allowed is None else mask_of(allowed, vocab_size), None)
+        kept.last_step = self._step
+        return kept
+
+    def _grammar_mask(self, kept: _Kept, request: Request, output: Sequence[int], vocab_size: int) -> Bitmask | None:
+        if request.grammar is None:
+            return None
+        if kept.matcher is None or kept.num_consumed > len(output):
+            kept.matcher, kept.num_consumed = request.grammar.matcher(), 0
+        kept.matcher.consume(output[kept.num_consumed :])
+        kept.num_consumed = len(output)
+        mask = np.zeros(-(-vocab_size // 32), dtype=np.int32)
+        kept.matcher.fill_bitmask(mask)
+        return mask
+
+    def _forget(self, most: int) -> None:
+        """Requests that give way, and rows that were computed once more after their release."""
+        if len(self._kept) > most:
+            for request in [request for request, kept in self._kept.items() if kept.last_step < self._step - 1]:
+                del self._kept[request]
+
+
+def full_mask(vocab_size: int) -> Bitmask:
+    """[ceil(vocab_size / 32)] every token."""
+    return np.full(-(-vocab_size // 32), -1, dtype=np.int32)
+
+
+def mask_of(token_ids: Iterable[int], vocab_size: int) -> Bitmask:
+    """[ceil(vocab_size / 32)] these tokens alone.
+
+    >>> mask_of([0, 33], 64).tolist()
+    [1, 2]
+    """
+    mask = np.zeros(-(-vocab_size // 32), dtype=np.uint32)
+    ids = np.fromiter(token_ids, dtype=np.int64)
+    np.bitwise_or.at(mask, ids // 32, np.uint32(1) << (ids % 32).astype(np.uint32))
+    return mask.view(np.int32)
+
+
+def _narrowed(mask: Bitmask, kept: Bitmask) -> Bitmask:
+    """The tokens of both; ``mask`` as it is if there are none."""
+    both = mask & kept
+    return both if both.any() else mask
+
+
+def _completions(words: Sequence[tuple[int, ...]], output: Sequence[int]) -> list[int]:
+    """Tokens that would end one of ``words`` right after ``output``."""
+    return [
+        word[-1]
+        for word in words
+        if len(word) == 1 or tuple(output[max(0, len(output) + 1 - len(word)) :]) == word[:-1]
+    ]
+
+
+def _params(request: Request) -> SamplingParams:
+    assert request.sampling_params is not None, "only requests that sample reach the sampler"
+    return request.sampling_params

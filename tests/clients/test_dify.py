@@ -215,7 +215,7 @@ def test_localai(open_url: str) -> None:
     response = post(f"{open_url}/rerank", json.dumps(RERANKING).encode(), "123")
     assert sorted(document_texts(response, DOCUMENTS)) == sorted(DOCUMENTS)
     body = json.dumps({"model": EMBED, "input": "图书馆"}).encode()
-    assert post(f"{open_url}/v1/embeddings", body, "123").json()["data"][0]["embedding"]
+    assert post(f"{open_url}/embeddings", body, "123").json()["data"][0]["embedding"]
 
 
 def test_xinference(url: str) -> None:

@@ -71,4 +71,7 @@ def check_finite(outputs: Sequence[EmbeddingRequestOutput]) -> None:
     require_finite([output.outputs.embedding for output in outputs])
 
 
-ENDPOINTS = (post("/v1/embeddings", embeddings, EmbeddingBody),)
+ENDPOINTS = (
+    post("/v1/embeddings", embeddings, EmbeddingBody),
+    post("/embeddings", embeddings, EmbeddingBody),  # Dify's localai provider, which takes a URL without /v1
+)

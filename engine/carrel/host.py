@@ -71,7 +71,7 @@ class EngineHost:
             self._team = _open_team(sources, self.config, self.device)
             loaded = self._load(sources, runners)
             self.memory_plan = self._plan_memory(loaded, runners)
-            self.models = {item.source.names[0]: _hosted(item, self.memory_plan) for item in loaded}
+            self.models = {item.source.names[0]: describe_model(item, self.memory_plan) for item in loaded}
             self._executor = DeviceExecutor(runners)
             overlap = resolve_overlap(self.config.overlap_scheduling, self._executor)
             core = EngineCore(self._make_scheduler(runners), self._executor, overlap=overlap)
@@ -182,7 +182,7 @@ class EngineHost:
         config = ModelConfig.from_folder(source.folder)
         check_task(source, config.task)
         context_length(source, config)
-        tokenizer = None if self.config.skip_tokenizer_init else _load_tokenizer(source.folder)
+        tokenizer = None if self.config.skip_tokenizer_init else load_tokenizer(source.folder)
         runners[key] = self._load_runner(source, config)
         megabytes = runners[key].weights_bytes / 1e6
         logger.info("loaded %s: %.1f MB of weights in %.1f s", key, megabytes, time.monotonic() - started)
@@ -262,7 +262,8 @@ def _open_team(sources: Sequence[ModelSource], config: EngineConfig, device: str
     return Team(rank_devices(device, size))
 
 
-def _hosted(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:
+def describe_model(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:
+    """What callers see of a model whose weights are in."""
     source, config, tokenizer = loaded.source, loaded.config, loaded.tokenizer
     is_chat = config.task == "chat"
     cache = plan.caches.get(loaded.runner_key)
@@ -286,7 +287,7 @@ def _hosted(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:
     )
 
 
-def _load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path) -> Tokenizer:
     from carrel.tokenizer import Tokenizer  # here and below: what an engine of token ids does without
 
     return Tokenizer.from_folder(folder)

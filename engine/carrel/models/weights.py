@@ -146,7 +146,7 @@ def load_weights(
         WeightsError: tensors are missing, unexpected or of another shape; the message names them.
     """
     used = {name for names in sources.values() for name in names}
-    _check_names(checkpoint, used, tuple(ignored))
+    check_names(checkpoint, used, tuple(ignored))
     parameters = dict(module.named_parameters())
     assert set(parameters) == set(sources), "a model names the sources of exactly its parameters"
     splits, group = splits or {}, group or Alone()
@@ -158,12 +158,16 @@ def load_weights(
             wrong.append(f"{' + '.join(sources[name])}: {found}, expected {tuple(parameter.shape)}")
             continue
         # A tensor of a file may be a view of it; ours must outlive the file and count as memory taken.
-        _assign(module, name, tensor.to(device=device, dtype=dtype, copy=len(sources[name]) == 1))
+        assign(module, name, tensor.to(device=device, dtype=dtype, copy=len(sources[name]) == 1))
     if wrong:
         raise WeightsError(f"Weights in {checkpoint.folder} do not fit config.json: {_some(wrong)}.")
 
 
-def _check_names(checkpoint: Checkpoint, used: set[str], ignored: tuple[str, ...]) -> None:
+def check_names(checkpoint: Checkpoint, used: set[str], ignored: tuple[str, ...]) -> None:
+    """
+    Raises:
+        WeightsError: the checkpoint lacks some of ``used``, or holds others that are not ``ignored``.
+    """
     missing = sorted(used - checkpoint.names)
     if missing:
         raise WeightsError(f"Weights in {checkpoint.folder} lack {_some(missing)}; download the model again.")
@@ -187,7 +191,8 @@ def _join(tensors: list[Tensor]) -> Tensor | None:
     return torch.cat(tensors)
 
 
-def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
+def assign(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put ``tensor`` in the place of the parameter ``name``, and pack it where its module has a format."""
     *path, last = name.split(".")
     for part in path:
         module = getattr(module, part)

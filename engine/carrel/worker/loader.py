@@ -57,7 +57,7 @@ def load_runner(
             load_format=load_format,
             quantization=quantization,
         )
-    checkpoint, torch_dtype = _open(folder, config, device, dtype, load_format)
+    checkpoint, torch_dtype = open_checkpoint(folder, config, device, dtype, load_format)
     with torch.device("meta"):  # shapes only; loading puts the real tensors in
         model = (Decoder if config.is_decoder else Encoder)(config, ops_for(device))
     _fill(model, checkpoint, device, torch_dtype, model.ignored_weights)
@@ -89,7 +89,7 @@ def load_chat_runner(
     """
     group = group or Alone()
     part = share_of(config, group.size)
-    checkpoint, torch_dtype = _open(folder, config, device, dtype, load_format)
+    checkpoint, torch_dtype = open_checkpoint(folder, config, device, dtype, load_format)
     with torch.device("meta"):
         model = Decoder(part, ops_for(device), group)
     if quantization is not None:
@@ -100,7 +100,7 @@ def load_chat_runner(
     return runner(part, model, device=device, dtype=torch_dtype, block_size=block_size)
 
 
-def _open(
+def open_checkpoint(
     folder: Path, config: ModelConfig, device: str, dtype: str, load_format: LoadFormat
 ) -> tuple[Checkpoint | None, torch.dtype]:
     """The weights' files, None for random weights, and the dtype to compute in."""

@@ -98,8 +98,9 @@ def plan_memory(
     config: EngineConfig,
     *,
     max_model_lens: Mapping[str, int] | None = None,
+    unloaded_bytes: int = 0,
 ) -> MemoryPlan:
-    """Share the device out among loaded models.
+    """Share the device out among loaded models; ``unloaded_bytes`` of their weights are still to come.
 
     ``max_model_lens`` gives the asked limit in tokens by model; models that are not in it have ``config.max_model_len``
     or their own.
@@ -114,7 +115,7 @@ def plan_memory(
     own = {key: runner.config.max_positions for key, runner in runners.items()}
     limits = {key: min(asked.get(key, own[key]), own[key]) for key in runners}
     activations = _activations(runners, config, limits)
-    budget = kv_budget(device, activations, config) if chats else 0
+    budget = kv_budget(device, activations + unloaded_bytes, config) if chats else 0
     needs = {
         key: config.max_num_seqs * blocks_for(limits[key], config.block_size) * runner.kv_bytes_per_block
         for key, runner in chats.items()
@@ -181,8 +182,22 @@ def _cache_plan(key: str, runner: ModelRunner, share: int, limit: int, *, explic
     return CachePlan(num_blocks, runner.block_size, runner.kv_bytes_per_block, min(limit, holds))
 
 
+def check_room(plan: MemoryPlan) -> None:
+    """
+    Raises:
+        OutOfMemoryError: a plan whose weights are not loaded needs more than the device has.
+    """
+    on_cpu = plan.device.startswith("cpu")
+    free = available_bytes() if on_cpu else cuda_memory(plan.device)[0]
+    if plan.total_bytes > free:
+        raise OutOfMemoryError(
+            f"{plan.device} has {format_bytes(free)} free and {format_bytes(plan.total_bytes)} are needed, "
+            f"{format_bytes(plan.total_bytes - free)} more; host smaller or fewer models, or quantise the chat model."
+        )
+
+
 def kv_budget(device: str, activations: int, config: EngineConfig) -> int:
-    """Bytes for all KV caches together; weights are already loaded.
+    """Bytes for all KV caches together; weights are already loaded, or counted among ``activations``.
 
     Raises:
         OutOfMemoryError: nothing is left, or less than the user asked for.
@@ -203,7 +218,7 @@ def kv_budget(device: str, activations: int, config: EngineConfig) -> int:
     budget = default if wanted is None else wanted
     if budget <= 0:
         raise OutOfMemoryError(
-            f"{device} has no memory left for a KV cache: activations may need {format_bytes(activations)} and "
+            f"{device} has no memory left for a KV cache: {format_bytes(activations)} are needed beside it and "
             f"{format_bytes(max(free + activations, 0))} are free; host smaller or fewer models, or lower "
             "max_num_batched_tokens."
         )

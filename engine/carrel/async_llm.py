@@ -35,6 +35,7 @@ from carrel.scoring import ScoringPlan, Truncation
 
 T = TypeVar("T")
 TOKENIZER_THREADS = 4  # a chat must not wait until somebody's thousand documents are tokenized
+INLINE_CHARACTERS = 1000  # so few are tokenized faster than a thread wakes up
 
 
 class AsyncLLM(Face):
@@ -178,7 +179,9 @@ class AsyncLLM(Face):
     ) -> list[EmbeddingRequestOutput]:
         """Vectors [dim] in fp32, in the order of the inputs; as :meth:`carrel.LLM.embed`."""
         hosted, items = self._model(model, "embedding"), as_prompts(prompts)
-        jobs = await self._off_loop(lambda: list(self._embedding_jobs(hosted, items, pooling_params, request_id)))
+        jobs = await self._off_loop(
+            lambda: list(self._embedding_jobs(hosted, items, pooling_params, request_id)), num_characters(items)
+        )
         return await self._runner.run(jobs)
 
     async def classify(
@@ -219,7 +222,8 @@ class AsyncLLM(Face):
         """How well each pair fits, 0 … 1; as :meth:`carrel.LLM.score`."""
         hosted: HostedModel = self._model(model, "rerank")
         truncation = Truncation(whole=truncate_prompt_tokens)
-        plan = await self._off_loop(lambda: self._score_plan(hosted, text_1, text_2, truncation, request_id))
+        size = num_characters(text_1) + num_characters(text_2)
+        plan = await self._off_loop(lambda: self._score_plan(hosted, text_1, text_2, truncation, request_id), size)
         return await self._run_plan(plan)
 
     async def rerank(
@@ -237,7 +241,8 @@ class AsyncLLM(Face):
         hosted = self._model(model, "rerank")
         truncation = Truncation(whole=truncate_prompt_tokens, document=max_tokens_per_doc)
         call = await self._off_loop(
-            lambda: RerankCall(self.host, hosted, query, documents, top_n, truncation, request_id)
+            lambda: RerankCall(self.host, hosted, query, documents, top_n, truncation, request_id),
+            num_characters(query) * len(documents) + num_characters(documents),
         )
         return call.ranked(await self._run_plan(call.plan))
 
@@ -282,9 +287,23 @@ class AsyncLLM(Face):
     async def _run_plan(self, plan: ScoringPlan) -> list[ScoringRequestOutput]:
         return plan.outputs(await self._runner.run(plan.jobs))
 
-    async def _off_loop(self, make: Callable[[], T]) -> T:
+    async def _off_loop(self, make: Callable[[], T], size: int = INLINE_CHARACTERS + 1) -> T:
+        """What ``make`` gives, made in a thread unless there are only ``size`` characters to tokenize."""
+        if size <= INLINE_CHARACTERS:
+            return make()
         try:
             future = asyncio.get_running_loop().run_in_executor(self._threads, make)
         except RuntimeError as error:  # the pool was shut down between the check and here
             raise EngineClosedError("This AsyncLLM is closed. Open a new one.") from error
         return await future
+
+
+def num_characters(prompts: Any) -> int:
+    """A size for a text or for a list of texts and token ids; that of anything else is more than any limit.
+
+    >>> num_characters("河水"), num_characters(["河水", [1, 2, 3]])
+    (2, 5)
+    """
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        return len(prompts) if isinstance(prompts, str) else INLINE_CHARACTERS + 1
+    return sum(len(prompt) if isinstance(prompt, str | list) else INLINE_CHARACTERS + 1 for prompt in prompts)

@@ -76,6 +76,16 @@ async def test_the_same_answers_as_the_sync_face(llm, async_llm):
     assert [output.outputs for output in scores] == expected_scores
 
 
+async def test_only_long_texts_are_tokenized_in_threads(async_llm):
+    threads = async_llm._threads._threads
+    await async_llm.embed(["河水", "a quiet library"])
+    await async_llm.rerank("河水", ["a", "b"])
+    await async_llm.score("a", ["b"])
+    assert not threads
+    await async_llm.embed(["河水 " * 100] * 10)
+    assert threads
+
+
 async def test_many_at_once(llm, async_llm):
     prompts = [f"第{i}本书" for i in range(40)]
     expected = [output.outputs[0].token_ids for output in llm.generate(prompts, GREEDY, use_tqdm=False)]

@@ -20,6 +20,7 @@ from carrel.step import (
     PendingBatch,
     RequestResult,
     ScheduledRequest,
+    TokenLogprobs,
 )
 
 VOCAB_SIZE = 1000
@@ -126,7 +127,17 @@ class CheckingExecutor:
             for position in range(end)
         ]
         assert read == request.token_ids(0, end), "the cache does not hold this request's tokens"
-        return RequestResult([next_token(read)] if item.samples else [])
+        return RequestResult([next_token(read)] if item.samples else [], prompt_logprobs=self._prompt_logprobs(item))
+
+    def _prompt_logprobs(self, item: ScheduledRequest) -> list[TokenLogprobs] | None:
+        """Of each prompt token that this step predicts: its id, and its place as the logarithm."""
+        first = item.num_computed_tokens + 1
+        places = range(first, first + item.num_prompt_logits)
+        assert not places or places[-1] < item.request.num_prompt_tokens, (
+            "the last token of a prompt predicts the answer"
+        )
+        found = [TokenLogprobs([item.request.prompt_token_ids[place]], [-float(place)], [1]) for place in places]
+        return found or None
 
     def _pool(self, item: ScheduledRequest) -> RequestResult:
         assert item.num_scheduled_tokens == item.request.num_prompt_tokens, "an input is pooled whole"

@@ -4,9 +4,11 @@ import numpy as np
 from carrel.kv_cache import KVCacheManager
 from carrel.request import RequestStatus
 from carrel.scheduler import Scheduler
+from carrel.step import RequestResult
 from engine_fakes import (
     CheckingExecutor,
     Engine,
+    FaultyExecutor,
     chat_request,
     expected_tokens,
     pooling_request,
@@ -200,3 +202,26 @@ def test_what_prefill_leaves_goes_to_pooling_if_no_chat_decodes():
     engine = Engine(max_num_batched_tokens=20, max_pooling_tokens_while_decoding=2)
     engine.add(chat_request("chat", range(10)), *[pooling_request(f"p{index}", 5) for index in range(3)])
     assert engine.work() == {"chat": 10, "p0": 5, "p1": 5}
+
+
+# Log probabilities of prompts.
+
+
+def test_a_model_that_says_too_little_of_a_prompt_fails_the_request():
+    def forget(batch):
+        return [RequestResult([7] if item.samples else []) for item in batch.requests]
+
+    engine = Engine(executor=FaultyExecutor(4, forget))
+    engine.add(chat_request("a", range(6), prompt_logprobs=1), chat_request("b", range(6, 9), max_tokens=1))
+    engine.step()
+    assert engine.last("a").finish_reason == "error"
+    assert engine.last("b").new_token_ids == [7]
+    engine.scheduler.check_idle()
+
+
+def test_who_asks_for_its_prompt_does_not_wait_for_others_to_compute_it():
+    engine = Engine(max_num_batched_tokens=40)
+    engine.add(chat_request("a", range(20)), chat_request("b", range(20), prompt_logprobs=0))
+    assert engine.work() == {"a": 20, "b": 20}
+    engine.add(chat_request("c", range(20)))
+    assert engine.work() == {"a": 1, "b": 1, "c": 4}  # what they computed is there for others

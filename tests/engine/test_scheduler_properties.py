@@ -29,6 +29,7 @@ class Arrival:
     salt: str | None
     abort_after: int | None  # so many steps later
     stops: bool = False  # at some token ids, about one in eight
+    asks: bool = False  # for log probabilities of its prompt
     penalised: bool = False  # what it samples depends on its tokens, so it cannot run ahead of them
 
     @property
@@ -46,6 +47,7 @@ class Arrival:
             cache_salt=self.salt,
             eos=ENDS if self.stops else frozenset(),
             presence_penalty=0.5 * self.penalised,
+            prompt_logprobs=0 if self.asks else None,
         )
 
     @property
@@ -68,6 +70,7 @@ ARRIVALS = st.lists(
         salt=st.sampled_from([None, None, "盐"]),
         abort_after=st.none() | st.integers(0, 12),
         stops=st.booleans(),
+        asks=st.sampled_from([False, False, True]),
         penalised=st.sampled_from([False, False, False, False, True]),
     ),
     min_size=1,
@@ -179,6 +182,7 @@ class Run:
         assert sorted(ends) == sorted(self.requests), "exactly one terminal output each"
         for name, request in self.requests.items():
             end, arrival = self.engine.last(name), self.arrivals[name]
+            self.check_prompt(name, arrival)
             assert end.finished, "nothing comes after the terminal output"
             if end.finish_reason == "abort":
                 assert arrival.abort_after is not None
@@ -188,6 +192,19 @@ class Run:
             else:
                 assert tokens[name] == arrival.answer
                 self.check_computed_once(request)
+
+    def check_prompt(self, name, arrival):
+        """Log probabilities of the prompt come once, of each of its tokens but the first, with the first token."""
+        outputs = [output for output in self.engine.outputs if output.request_id == name]
+        told = [output for output in outputs if output.prompt_logprobs is not None]
+        if not arrival.asks or arrival.pooling:
+            assert told == []
+            return
+        assert told == [output for output in outputs if output.new_token_ids][:1]
+        for output in told:
+            found = [(entry.token_ids[0], -entry.logprobs[0]) for entry in output.prompt_logprobs]
+            assert found == [(token, place) for place, token in enumerate(arrival.prompt)][1:]
+        assert not self.engine.scheduler._prompt_logprobs
 
     def check_computed_once(self, request):
         """Chunks add up: every token but the last sampled one is computed once, or found in the cache.

@@ -14,6 +14,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"input": "hi"},
     "/rerank": {"query": "hi", "documents": ["a", "b"]},
     "/score": {"text_1": "a", "text_2": ["b", "c"]},
+    "/pooling": {"input": "hi"},
+    "/classify": {"input": "hi"},
     "/tokenize": {"prompt": "hi"},
     "/detokenize": {"tokens": [5]},
 }

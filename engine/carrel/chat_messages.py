@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from carrel.errors import RequestError
 
 Message = Mapping[str, Any]
+SHORT_ID_LENGTH = 9
 
 
 def normalize(messages: Sequence[Message], *, knows_developer: bool = False) -> list[dict[str, Any]]:
@@ -22,7 +24,8 @@ def normalize(messages: Sequence[Message], *, knows_developer: bool = False) -> 
     """
     if not messages:
         raise RequestError("messages must not be empty.", param="messages")
-    return [_normalize_one(i, message, knows_developer) for i, message in enumerate(messages)]
+    chat = [_normalize_one(i, message, knows_developer) for i, message in enumerate(messages)]
+    return _with_call_ids(chat)
 
 
 def _normalize_one(index: int, message: Message, knows_developer: bool) -> dict[str, Any]:
@@ -34,12 +37,29 @@ def _normalize_one(index: int, message: Message, knows_developer: bool) -> dict[
     if copy["role"] == "developer" and not knows_developer:
         copy["role"] = "system"
     copy["content"] = _text_of(index, message.get("content"))
+    if copy["role"] == "assistant":
+        _spell_assistant(index, copy)
+    elif copy["role"] == "function":  # what tools answered before they were called tools
+        copy["role"] = "tool"
     if copy.get("tool_calls"):
         copy["tool_calls"] = [_tool_call(index, call) for call in copy["tool_calls"]]
         copy["content"] = copy["content"] or None  # templates ask `content is none` to find tool calls
     elif copy["content"] is None:
         copy["content"] = ""
     return copy
+
+
+def _spell_assistant(index: int, copy: dict[str, Any]) -> None:
+    """Thoughts under the name that templates read, and a call of the older API as one of the newer."""
+    thoughts = copy.get("reasoning_content") or copy.get("reasoning")
+    if isinstance(thoughts, str) and thoughts:
+        copy["reasoning_content"] = thoughts
+    call = copy.pop("function_call", None)
+    if call is not None and not copy.get("tool_calls"):
+        copy["tool_calls"] = [{"function": call}]
+    calls = copy.get("tool_calls")
+    if calls is not None and (not isinstance(calls, Sequence) or isinstance(calls, str)):
+        raise RequestError(f"messages[{index}].tool_calls must be a list.", param="messages")
 
 
 def _text_of(index: int, content: Any) -> str | None:
@@ -68,7 +88,51 @@ def _tool_call(index: int, call: Any) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise RequestError(f"messages[{index}] has a tool call without a function name.", param="messages")
-    return {**call, "function": {**function, "arguments": _arguments(index, function.get("arguments"))}}
+    arguments = _arguments(index, function.get("arguments"))
+    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+
+
+def _with_call_ids(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every call has an id, and a tool's answer that names none gets that of the last open call it can be of."""
+    opened: list[tuple[str, str]] = []  # (name, id)
+    for index, message in enumerate(chat):
+        for place, call in enumerate(message.get("tool_calls") or ()):
+            call["id"] = call.get("id") or f"call_{index}_{place}"
+            opened.append((call["function"]["name"], call["id"]))
+        if message["role"] == "tool":
+            if not message.get("tool_call_id"):
+                fitting = [item for item in opened if message.get("name") in (None, item[0])]
+                message["tool_call_id"] = fitting[0][1] if fitting else f"call_{index}"
+            opened = [item for item in opened if item[1] != message["tool_call_id"]]
+    return chat
+
+
+def with_short_ids(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chat with ids of calls as Mistral's templates want them: nine letters and digits, the same for the same id.
+
+    >>> chat = [{"role": "tool", "content": "晴", "tool_call_id": "call_1"}]
+    >>> len(with_short_ids(chat)[0]["tool_call_id"])
+    9
+    """
+    return [
+        {
+            **message,
+            **({"tool_call_id": _short_id(message["tool_call_id"])} if message.get("tool_call_id") else {}),
+            **(
+                {"tool_calls": [{**call, "id": _short_id(call["id"])} for call in message["tool_calls"]]}
+                if message.get("tool_calls")
+                else {}
+            ),
+        }
+        for message in chat
+    ]
+
+
+def _short_id(id_: Any) -> str:
+    text = str(id_)
+    if len(text) == SHORT_ID_LENGTH and text.isascii() and text.isalnum():
+        return text
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:SHORT_ID_LENGTH]
 
 
 def _arguments(index: int, arguments: Any) -> Any:

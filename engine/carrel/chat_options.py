@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from carrel.errors import InvalidParamsError
 
+MAX_TOOLS = 128
+TOOL_NAME = re.compile(r"[\w.:/-]{1,128}")
 Tool = Mapping[str, Any]  # {"type": "function", "function": {"name", "description", "parameters", "strict"}}
 ToolChoice = Literal["auto", "required", "none"] | Mapping[str, Any]  # or {"type": "function", "function": {"name"}}
 
@@ -20,7 +23,7 @@ class ChatOptions:
     ('f',)
 
     Raises:
-        InvalidParamsError: a tool without a name, or a choice that names no tool.
+        InvalidParamsError: too many tools, one without a proper name or schema, or a choice that names no tool.
     """
 
     tools: Sequence[Tool] = ()
@@ -33,7 +36,11 @@ class ChatOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tools", tuple(self.tools or ()))
-        names = [_name_of(tool, f"tools[{i}]") for i, tool in enumerate(self.tools)]
+        if len(self.tools) > MAX_TOOLS:
+            raise InvalidParamsError(f"At most {MAX_TOOLS} tools, got {len(self.tools)}.", param="tools")
+        names = [_checked_tool(tool, f"tools[{i}]") for i, tool in enumerate(self.tools)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise InvalidParamsError(f"Tools need different names; {twice.pop()!r} is there twice.", param="tools")
         if self.tool_choice not in ("auto", "required", "none"):
             name = _name_of(self.tool_choice, "tool_choice")
             if name not in names:
@@ -54,6 +61,19 @@ class ChatOptions:
     def may_call(self) -> bool:
         """Whether the answer may hold calls."""
         return bool(self.tools) and self.tool_choice != "none"
+
+
+def _checked_tool(tool: Any, place: str) -> str:
+    """Its name, if it is one that can be written in a call."""
+    name = _name_of(tool, place)
+    if not TOOL_NAME.fullmatch(name):
+        raise InvalidParamsError(
+            f"{place}: the name {name!r:.80} must be 1 to 128 letters, digits and any of _ . : / -", param="tools"
+        )
+    parameters = tool.get("function", tool).get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise InvalidParamsError(f"{place}: parameters must be a JSON schema, an object.", param="tools")
+    return name
 
 
 def _name_of(value: Any, place: str) -> str:

@@ -1,41 +1,47 @@
 """Renders messages into the prompt text that a chat model was trained on. Knows Jinja; knows no tokens.
 
-Templates are programs that come with a model, so they run in a sandbox that can change nothing.
+Templates are programs that come with a model, so they run in a sandbox: :mod:`carrel.template_sandbox`.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from carrel.chat_messages import Message, argument_spellings, continued, normalize
+from carrel.chat_messages import Message, argument_spellings, continued, normalize, with_short_ids
 from carrel.errors import ChatTemplateError, RequestError
+from carrel.template_sandbox import Sandbox
 
 # What a template can raise beside TypeError: its own refusals, and mistakes in its expressions.
 TEMPLATE_FAILURES = (jinja2.TemplateError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+SHORT_IDS = re.compile(r"length\s*(!=|==)\s*9")  # Mistral's templates take only ids of nine letters and digits
 CONTINUE_HERE = "\ue000carrel-continues-here\ue000"  # private use: in no text and no template
 
 
 class ChatTemplate:
-    """One model's template.
+    """One model's template. ``tool_text`` is another one that it has for conversations with tools.
 
     >>> template = ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}\\n{% endfor %}")
     >>> template.render([{"role": "user", "content": "你好"}])
     'user: 你好\\n'
     """
 
-    def __init__(self, text: str, special_tokens: Mapping[str, str] | None = None) -> None:
-        self.text = text
+    def __init__(
+        self, text: str, special_tokens: Mapping[str, str] | None = None, *, tool_text: str | None = None
+    ) -> None:
+        self.text, self.tool_text = text, tool_text
         self._special_tokens = dict(special_tokens or {})
+        self._sandbox = Sandbox()
+        self._template = self._compiled(text)
+        self._tool_template = self._template if tool_text is None else self._compiled(tool_text)
+
+    def _compiled(self, text: str) -> jinja2.Template:
         try:
-            self._template = _environment().from_string(text)
-        except jinja2.TemplateError as error:
+            return self._sandbox.from_string(text)
+        except (jinja2.TemplateError, RecursionError) as error:
             raise ChatTemplateError(
                 f"The chat template is not valid Jinja: {error}. Give another one (--chat-template).",
                 param="chat_template",
@@ -63,11 +69,14 @@ class ChatTemplate:
             raise RequestError(
                 "add_generation_prompt and continue_final_message exclude each other.", param="continue_final_message"
             )
-        chat = normalize(messages, knows_developer="developer" in self.text)
+        text = self.tool_text if tools and self.tool_text else self.text
+        chat = normalize(messages, knows_developer="developer" in text)
+        if SHORT_IDS.search(text):
+            chat = with_short_ids(chat)
         if continue_final_message:
             chat = continued(chat, CONTINUE_HERE)
-        options = {"tools": list(tools) if tools else None, "add_generation_prompt": add_generation_prompt, **kwargs}
-        text = self._render_any(chat, options)
+        options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt, **kwargs}
+        text = self._render_any(chat, options | {"tools": list(tools) if tools else None})
         if not continue_final_message:
             return text
         before, mark, _ = text.rpartition(CONTINUE_HERE)
@@ -78,49 +87,14 @@ class ChatTemplate:
     def _render_any(self, chat: list[dict[str, Any]], options: dict[str, Any]) -> str:
         """Templates differ in how they take a tool call's arguments; the first spelling that renders is right."""
         error: Exception | None = None
+        template = self._tool_template if options["tools"] else self._template
         for spelling in argument_spellings(chat):
             try:
-                return self._template.render(messages=spelling, **self._special_tokens, **options)
-            except TypeError as refused:
+                return self._sandbox.draw(template, messages=spelling, **self._special_tokens, **options)
+            except (TypeError, jinja2.UndefinedError) as refused:
                 error = error or refused
             except TEMPLATE_FAILURES as refused:
                 raise ChatTemplateError(
                     f"The chat template refused the messages: {refused}", param="messages"
                 ) from None
         raise ChatTemplateError(f"The chat template cannot take these messages: {error}", param="messages") from error
-
-
-class Generation(Extension):
-    """``{% generation %}`` marks the model's own words for training; for rendering it is transparent."""
-
-    tags = {"generation"}  # noqa: RUF012  # jinja2 declares it so
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """As transformers sets it up: templates are written for it."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes for HTML, which a prompt must not be."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)

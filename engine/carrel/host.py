@@ -268,7 +268,7 @@ def describe_model(loaded: LoadedModel, plan: MemoryPlan) -> HostedModel:
     is_chat = config.task == "chat"
     cache = plan.caches.get(loaded.runner_key)
     template = _chat_template(source, tokenizer) if tokenizer else None
-    text = template.text if template else None
+    text = f"{template.text}{template.tool_text or ''}" if template else None
     ends = {tokenizer.eos_token_id} if tokenizer and is_chat and tokenizer.eos_token_id is not None else set()
     return HostedModel(
         key=source.names[0],
@@ -299,7 +299,8 @@ def _chat_template(source: ModelSource, tokenizer: Tokenizer) -> ChatTemplate | 
         return None
     from carrel.chat_template import ChatTemplate
 
-    return ChatTemplate(text, tokenizer.special_tokens)
+    own_tools = None if source.chat_template else tokenizer.tool_chat_template
+    return ChatTemplate(text, tokenizer.special_tokens, tool_text=own_tools)
 
 
 def resolve_device(device: str) -> str:

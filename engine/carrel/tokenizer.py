@@ -172,6 +172,11 @@ class Tokenizer:
         return self._files.chat_template
 
     @property
+    def tool_chat_template(self) -> str | None:
+        """The text of its template for conversations with tools, if it has another one for them."""
+        return self._files.tool_chat_template
+
+    @property
     def cleans_up(self) -> bool:
         return self._files.clean_up
 

@@ -27,6 +27,7 @@ class TokenizerFiles:
     special_tokens: dict[str, str] = field(default_factory=dict)  # "eos_token" → "</s>"
     clean_up: bool = False  # remove the spaces that a word tokenizer leaves before punctuation
     chat_template: str | None = None
+    tool_chat_template: str | None = None  # the one named "tool_use", if there is one beside it
     model_max_length: int | None = None
 
 
@@ -44,11 +45,13 @@ def load_tokenizer_files(folder: Path) -> TokenizerFiles:
     backend.no_padding()
     special = _special_tokens(folder, config)
     _add_tokens(backend, config, special)
+    templates = _chat_templates(folder, config)
     return TokenizerFiles(
         backend=backend,
         special_tokens=special,
         clean_up=bool(config.get("clean_up_tokenization_spaces", False)) and _model_kind(backend) != "BPE",
-        chat_template=_chat_template(folder, config),
+        chat_template=templates.get("default") or next(iter(templates.values()), None),
+        tool_chat_template=templates.get("tool_use"),
         model_max_length=_max_length(config),
     )
 
@@ -127,16 +130,18 @@ def _add_tokens(backend: Any, config: dict[str, Any], special: dict[str, str]) -
     backend.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in names])
 
 
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """``chat_template.jinja`` goes before the one in tokenizer_config.json, and "default" before other names."""
+def _chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Templates by name. Those in ``.jinja`` files go before the ones in tokenizer_config.json."""
+    listed = config.get("chat_template") or read_json(folder / "chat_template.json").get("chat_template")
+    named: dict[str, Any] = {"default": listed}
+    if isinstance(listed, list):
+        named = {item["name"]: item["template"] for item in listed if {"name", "template"} <= item.keys()}
+    files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = config.get("chat_template") or read_json(folder / "chat_template.json").get("chat_template")
-    if isinstance(template, list):
-        named = {item["name"]: item["template"] for item in template}
-        template = named.get("default") or next(iter(named.values()), None)
-    return template if isinstance(template, str) else None
+        named, files = {}, {"default": path, **files}
+    named |= {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    return {name: text for name, text in named.items() if isinstance(text, str) and text}
 
 
 def _max_length(config: dict[str, Any]) -> int | None:

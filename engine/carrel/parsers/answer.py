@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
 from carrel.chat_options import ChatOptions
 from carrel.errors import RequestError
 from carrel.parsers.base import AnswerFormat, MessageParser, TextParser
-from carrel.parsers.registry import thought_tags, tool_parsers
+from carrel.parsers.call_forms import call_form
+from carrel.parsers.call_grammar import Vocabulary, calls_grammar, free_grammar, special_id
+from carrel.parsers.registry import detect_tool_parser, thought_tags, tool_parsers
 from carrel.parsers.thoughts import ThoughtParser, ThoughtState
 from carrel.parsers.tool_set import ToolSet
-
-
-class Vocabulary(Protocol):
-    """What is needed of a tokenizer."""
-
-    @property
-    def special_ids(self) -> frozenset[int]: ...
-
-    def token_to_id(self, token: str) -> int | None: ...
 
 
 class AnsweringModel(Protocol):
@@ -41,19 +35,61 @@ def answer_format(model: AnsweringModel, options: ChatOptions, prompt: str) -> A
     Raises:
         RequestError: the model may call tools as it likes, and how it writes calls is not known.
     """
-    make, markers = _answer_parser(model, options)
-    if model.reasoning_parser is None:
-        return AnswerFormat(make_parser=make, kept_special_ids=_special_ids(model.tokenizer, markers))
-    start, end = thought_tags()[model.reasoning_parser]
-    state = thought_state(prompt, start, end, continues=options.continue_final_message)
-    if state == "closed":
-        return AnswerFormat(make_parser=make, kept_special_ids=_special_ids(model.tokenizer, markers))
+    make: Callable[[], MessageParser] = TextParser
+    markers: tuple[str, ...] = ()
+    grammar, calls = None, None
+    if options.may_call:
+        name, tools = _tool_parser(model, options), ToolSet(options.tools)
+        parser = tool_parsers()[name]
+        make, markers = functools.partial(parser, tools), parser.tokens
+        grammar = _tool_grammar(name, tools, options, model.tokenizer)
+        calls = None if options.forced_tools else functools.partial(_calls, name, tools, options, model.tokenizer)
+    start, end, state = _thoughts(model, options, prompt)
     return AnswerFormat(
-        make_parser=lambda: ThoughtParser(make(), state, start=start, end=end),
+        make_parser=make if state == "closed" else lambda: ThoughtParser(make(), state, start=start, end=end),
         kept_special_ids=_special_ids(model.tokenizer, (*markers, start, end)),
-        thought_end=end,
+        thought_end=None if state == "closed" else end,
         thought_start=start if state == "maybe" else None,
+        tool_grammar=grammar,
+        make_calls_grammar=calls,
     )
+
+
+def _tool_parser(model: AnsweringModel, options: ChatOptions) -> str:
+    """Name of the format of calls: the model's own, or JSON if one is forced and nothing is known."""
+    found = model.tool_call_parser or (detect_tool_parser(options.chat_template) if options.chat_template else None)
+    if found is None and not options.forced_tools:
+        raise RequestError(
+            f"How {model.key} writes tool calls is not known, so it cannot choose to call tools. Name its format with "
+            '--tool-call-parser (tool_call_parser=), or force a call with tool_choice "required".',
+            param="tools",
+        )
+    return found or "json"
+
+
+def _tool_grammar(name: str, tools: ToolSet, options: ChatOptions, vocabulary: Vocabulary) -> str | None:
+    """Forced calls always have a form; calls of the model's own will if a tool is strict, or one call is the most."""
+    many, forced = options.parallel_tool_calls, options.forced_tools
+    if forced:
+        single = not many or options.tool_choice != "required"  # a named tool is called once
+        return calls_grammar(call_form(name, vocabulary), tools.schemas(forced), vocabulary, many=not single)
+    if many and not tools.are_strict:
+        return None
+    return free_grammar(call_form(name, vocabulary), tools.strict_schemas(), vocabulary, many=many)
+
+
+def _calls(name: str, tools: ToolSet, options: ChatOptions, vocabulary: Vocabulary) -> str:
+    many = options.parallel_tool_calls
+    return calls_grammar(call_form(name, vocabulary), tools.strict_schemas(), vocabulary, many=many)
+
+
+def _thoughts(model: AnsweringModel, options: ChatOptions, prompt: str) -> tuple[str, str, ThoughtState]:
+    if model.reasoning_parser is not None:
+        start, end = thought_tags()[model.reasoning_parser]
+        state = thought_state(prompt, start, end, continues=options.continue_final_message)
+        if state != "closed":
+            return start, end, state
+    return "", "", "closed"
 
 
 def thought_state(prompt: str, start: str, end: str, *, continues: bool = False) -> ThoughtState:
@@ -75,19 +111,6 @@ def thought_state(prompt: str, start: str, end: str, *, continues: bool = False)
     return "maybe"
 
 
-def _answer_parser(model: AnsweringModel, options: ChatOptions) -> tuple[Callable[[], MessageParser], tuple[str, ...]]:
-    if not options.may_call:
-        return TextParser, ()
-    if model.tool_call_parser is None:
-        raise RequestError(
-            f"How {model.key} writes tool calls is not known, so it cannot choose to call tools. Name its format with "
-            '--tool-call-parser (tool_call_parser=), or force a call with tool_choice "required".',
-            param="tools",
-        )
-    parser, tools = tool_parsers()[model.tool_call_parser], ToolSet(options.tools)
-    return lambda: parser(tools), tuple(parser.markers)
-
-
 def _special_ids(vocabulary: Vocabulary, markers: tuple[str, ...]) -> frozenset[int]:
-    ids = {vocabulary.token_to_id(marker) for marker in markers}
-    return frozenset(token_id for token_id in ids if token_id is not None) & vocabulary.special_ids
+    ids = {special_id(marker, vocabulary) for marker in markers if marker}
+    return frozenset(token_id for token_id in ids if token_id is not None)

@@ -30,6 +30,7 @@ class AnswerFormat:
     thought_end: str | None = None  # the answer is, or may be, thoughts up to this text, which a form does not touch
     thought_start: str | None = None  # the answer is thoughts only if it begins so; None: it begins inside of them
     tool_grammar: str | None = None  # Lark: calls that the answer must hold, or the form that calls must have if any
+    make_calls_grammar: Callable[[], str] | None = None  # calls alone: they may stand in place of a form asked for
 
 
 class TextParser:

@@ -16,6 +16,7 @@ class HermesParser(JsonCallParser):
     """
 
     markers = ("<tool_call>",)
+    tokens = ("<tool_call>", "</tool_call>")
 
     def _calls(self, marker: str) -> Steps[None]:
         yield from self.reader.space()

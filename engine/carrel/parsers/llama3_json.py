@@ -10,6 +10,7 @@ class Llama3JsonParser(JsonCallParser):
     """Objects that name known tools at the beginning of the answer, or any behind the tag."""
 
     markers = ("<|python_tag|>",)
+    tokens = markers
     openers = "{"
 
     def _calls(self, marker: str) -> Steps[None]:

@@ -18,6 +18,7 @@ class MistralParser(JsonCallParser):
     """A list of objects, or names each followed by its arguments."""
 
     markers = (MARK,)
+    tokens = (MARK, ID, ARGS)
 
     def _calls(self, marker: str) -> Steps[None]:
         yield from self.reader.space()

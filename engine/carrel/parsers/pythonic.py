@@ -17,6 +17,7 @@ class PythonicParser(ToolCallParser):
     """A list of calls of known tools at the beginning of the answer, or of any between Llama 4's tags."""
 
     markers = ("<|python_start|>",)
+    tokens = ("<|python_start|>", "<|python_end|>")
     openers = "["
 
     def _calls(self, marker: str) -> Steps[None]:

@@ -23,6 +23,7 @@ CONTAINERS = frozenset({"object", "array"})
 class Qwen3CoderParser(ToolCallParser):
     """``<tool_call><function=name><parameter=key>value</parameter></function></tool_call>``."""
 
+    tokens = (CALL, CALL_END)
     markers = (CALL, FUNCTION)  # some answers lack the outer tag
 
     def _calls(self, marker: str) -> Steps[None]:

@@ -20,6 +20,7 @@ class ToolCallParser(ABC):
     """One answer. A format says which ``markers`` begin calls, and reads what comes after one in ``_calls``."""
 
     markers: Sequence[str] = ()  # texts that begin a call wherever they stand
+    tokens: tuple[str, ...] = ()  # texts that may be special tokens and must be seen
     openers = ""  # characters that may begin a call where nothing but calls came before
 
     def __init__(self, tools: ToolSet) -> None:

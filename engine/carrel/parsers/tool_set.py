@@ -16,7 +16,7 @@ class ToolSet:
     """Tools that may be called.
 
     >>> tools = ToolSet([{"type": "function", "function": {"name": "查询", "strict": True}}])
-    >>> list(tools), tools.schema("查询")["type"], tools.is_strict("查询")
+    >>> list(tools), tools.schema("查询")["type"], tools.are_strict
     (['查询'], 'object', True)
     """
 
@@ -30,9 +30,21 @@ class ToolSet:
     def __contains__(self, name: object) -> bool:
         return name in self._functions
 
-    def is_strict(self, name: str) -> bool:
-        """Whether its arguments must follow the schema even if the model calls it by itself."""
-        return self._functions[name].get("strict") is True
+    @property
+    def are_strict(self) -> bool:
+        """Whether the arguments of some must follow the schema even if the model calls by itself."""
+        return any(function.get("strict") is True for function in self._functions.values())
+
+    def schemas(self, names: Sequence[str]) -> dict[str, Schema]:
+        """Schemas of the arguments of these tools."""
+        return {name: self.schema(name) for name in names}
+
+    def strict_schemas(self) -> dict[str, Schema]:
+        """Schemas of all tools' arguments: any object where a tool is not strict."""
+        return {
+            name: self.schema(name) if function.get("strict") is True else {"type": "object"}
+            for name, function in self._functions.items()
+        }
 
     def schema(self, name: str) -> dict[str, Any]:
         """Schema of its arguments: always an object's. No parameters at all: an object of none."""
@@ -41,19 +53,22 @@ class ToolSet:
             return {"type": "object", "properties": {}, "additionalProperties": False}
         return {"type": "object", **parameters}
 
-    def parameters(self, name: str) -> dict[str, Schema]:
-        """Schemas of its parameters by name; {} of a tool that is not known."""
-        if name not in self._functions:
-            return {}
-        schema = self.schema(name)
-        properties = schema.get("properties")
-        known = properties if isinstance(properties, Mapping) else {}
-        return {key: resolved(value, schema) for key, value in known.items()}
-
     def types(self, name: str) -> dict[str, frozenset[str]]:
-        """JSON types that each parameter may have."""
-        root = self.schema(name) if name in self._functions else {}
-        return {key: types_of(schema, root) for key, schema in self.parameters(name).items()}
+        """JSON types that each parameter may have; {} of a tool that is not known."""
+        schema = self.schema(name) if name in self._functions else {}
+        return {key: types_of(part, part) for key, part, _ in properties_of(schema)}
+
+
+def properties_of(schema: Schema) -> Iterator[tuple[str, Schema, bool]]:
+    """(name, schema, whether it is needed) of each property; the schemas stand for themselves, definitions and all."""
+    schema = resolved(schema, schema)
+    properties, required = schema.get("properties"), schema.get("required")
+    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    needed = required if isinstance(required, Sequence) else ()
+    for name, part in (properties if isinstance(properties, Mapping) else {}).items():
+        found = resolved(part, schema)
+        refers = "$ref" in repr(found)
+        yield name, {**found, **shared} if refers else found, name in needed
 
 
 def resolved(schema: Any, root: Schema, depth: int = 0) -> Schema:

@@ -15,14 +15,31 @@ def named_logprobs(tokenizer: Tokenizer, logprobs: TokenLogprobs) -> LogprobsOne
     A token that holds part of a character has a replacement character as text; its bytes are
     ``tokenizer.token_bytes(token_id)``.
     """
-    position: LogprobsOnePosition = {}
-    for token_id, logprob, rank in zip(logprobs.token_ids, logprobs.logprobs, logprobs.ranks, strict=True):
-        if token_id not in position:
-            text = tokenizer.token_bytes(token_id).decode("utf-8", "replace")
-            position[token_id] = Logprob(logprob, rank, text)
-    return position
+    return _named(logprobs, _Texts(tokenizer))
 
 
 def named_prompt_logprobs(tokenizer: Tokenizer, positions: Sequence[TokenLogprobs]) -> list[LogprobsOnePosition | None]:
     """One for each token of a prompt: the first has none, for nothing stands before it."""
-    return [None, *(named_logprobs(tokenizer, position) for position in positions)]
+    texts = _Texts(tokenizer)
+    return [None, *(_named(position, texts) for position in positions)]
+
+
+class _Texts(dict[int, str]):
+    """Texts of tokens, made when they are looked up: in a long prompt the same ones come again and again."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, token_id: int) -> str:
+        text = self[token_id] = self._tokenizer.token_bytes(token_id).decode("utf-8", "replace")
+        return text
+
+
+def _named(logprobs: TokenLogprobs, texts: _Texts) -> LogprobsOnePosition:
+    own = logprobs.token_ids[0]
+    position = {own: Logprob(logprobs.logprobs[0], logprobs.ranks[0], texts[own])}
+    for token_id, logprob, rank in zip(logprobs.token_ids, logprobs.logprobs, logprobs.ranks, strict=True):
+        if token_id != own:
+            position[token_id] = Logprob(logprob, rank, texts[token_id])
+    return position

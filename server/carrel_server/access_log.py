@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -62,9 +63,15 @@ class AccessLogMiddleware:
         seconds = time.monotonic() - record.started
         status = record.status if record.complete else 499  # a stream whose reader has left
         self._metrics.observe(handler_of(scope), scope["method"], status, seconds)
-        if self._settings.access_log != "none" and logger.isEnabledFor(logging.INFO):
+        if self._is_told(scope):
             facts = facts_of(scope, record, status, seconds)
             logger.info("%s", as_json(facts) if self._settings.access_log == "json" else as_text(facts))
+
+    def _is_told(self, scope: Scope) -> bool:
+        settings = self._settings
+        if settings.access_log == "none" or not logger.isEnabledFor(logging.INFO):
+            return False
+        return not settings.silent_paths or get_route_path(scope) not in settings.silent_paths
 
 
 def handler_of(scope: Scope) -> str:

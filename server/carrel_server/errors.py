@@ -143,7 +143,7 @@ def error_response(error: Exception) -> Response:
 async def on_error(request: Request, error: Exception) -> Response:
     """The HTTP edge: everything a route raises becomes OpenAI's error object."""
     status = describe(error)[0]
-    if status >= 500:
+    if status == 500 or (status > 500 and not isinstance(error, HttpError)):  # a probe while loading is no news
         logger.error("%s failed: %s", request.url.path, error, exc_info=error if status == 500 else None)
     return error_response(error)
 

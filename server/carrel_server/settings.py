@@ -32,6 +32,7 @@ class ServerSettings:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # defaults for every chat request
     trust_request_chat_template: bool = False  # a request may bring a chat template of its own
     access_log: AccessLogFormat = "text"  # lines of the logger "carrel_server.access"
+    silent_paths: tuple[str, ...] = ()  # no line for these, such as /health
     root_path: str = ""  # prefix under which a proxy shows the server
 
     # Of one request; one more is refused.

@@ -111,7 +111,7 @@ def test_while_models_load(make_host: Callable[[], EngineHost]) -> None:
         ollama = httpx.post(one.url + "/api/chat", json=CHAT)
         assert ollama.status_code == 503 and isinstance(ollama.json()["error"], str)
         one.gate.set()
-        wait_for(lambda: one.status("/health/ready") == 200)
+        wait_for(lambda: one.status("/health/ready") == 200, seconds=60)
         assert httpx.post(one.url + "/v1/chat/completions", json=CHAT).status_code == 200
         assert "vllm:num_requests_running" in httpx.get(one.url + "/metrics").text
 
@@ -146,7 +146,7 @@ def test_requests_may_finish(make_host: Callable[[], EngineHost]) -> None:
     """A stream and embeddings are on their way when the signal comes; both end whole, and nobody else is let in."""
     with life(make_host) as one:
         one.gate.set()
-        wait_for(lambda: one.status("/health/ready") == 200)
+        wait_for(lambda: one.status("/health/ready") == 200, seconds=60)
         statuses: list[int] = []
         inputs = [f"{i} " + "长文 " * 60 for i in range(300)]
         embed = threading.Thread(
@@ -178,7 +178,7 @@ def test_requests_may_finish(make_host: Callable[[], EngineHost]) -> None:
 def test_the_end_of_the_time_to_finish(make_host: Callable[[], EngineHost]) -> None:
     with life(make_host, shutdown_timeout=0.2) as one:
         one.gate.set()
-        wait_for(lambda: one.status("/health/ready") == 200)
+        wait_for(lambda: one.status("/health/ready") == 200, seconds=60)
         body = {**CHAT, "max_tokens": 180, "n": 60, "ignore_eos": True}
         plain = open_request(one.url, "/v1/chat/completions", body)
         half_a_body = open_request(one.url, "/v1/chat/completions", {})
@@ -204,7 +204,7 @@ def read(connection: socket.socket) -> bytes:
 def test_a_dead_engine_ends_the_server(make_host: Callable[[], EngineHost]) -> None:
     with life(make_host) as one:
         one.gate.set()
-        wait_for(lambda: one.status("/health/ready") == 200)
+        wait_for(lambda: one.status("/health/ready") == 200, seconds=60)
         assert one.server.host is not None
         one.server.host.loop.fail(EngineDeadError("Rank 1 is gone."))
         one.thread.join(10)
@@ -273,6 +273,13 @@ def test_text_lines_and_none(host: EngineHost, caplog: pytest.LogCaptureFixture)
         wait_for(lambda: bool(lines_of(caplog)))
     (line,) = lines_of(caplog)
     assert line.startswith('abc "GET /health%0afake" 404 seconds=')
+    caplog.clear()
+    with running(create_app(AsyncLLM(host=host), ServerSettings(silent_paths=("/health",), root_path="/llm"))) as url:
+        httpx.get(url + "/health")
+        httpx.get(url + "/llm/health")
+        httpx.get(url + "/version")
+        wait_for(lambda: bool(lines_of(caplog)))
+    assert len(lines_of(caplog)) == 1
     caplog.clear()
     with running(create_app(AsyncLLM(host=host), ServerSettings(access_log="none"))) as url:
         assert httpx.get(url + "/health").headers["x-request-id"].startswith("req-")

@@ -161,6 +161,7 @@ def test_where_and_how_to_listen() -> None:
     assert (made.uds, made.settings.root_path, made.settings.access_log) == ("s.sock", "/llm", "none")
     assert made.engine.load_format == "dummy"
     assert plan("m", "--access-log-format", "json").settings.access_log == "json"
+    assert plan("m", "--disable-access-log-for-endpoints", "/health,/x").settings.silent_paths == ("/health", "/x")
     assert plan("m", "--load-format", "safetensors").engine.load_format == "auto"
 
 

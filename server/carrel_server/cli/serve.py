@@ -122,6 +122,7 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.option("--ssl-cert-reqs", type=click.IntRange(0, 2), default=0, help="Clients' certificates: 2 needs one.")
 @click.option("--uvicorn-log-level", "--log-level", type=click.Choice(LEVELS), default="info", show_default=True)
 @click.option("--access-log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--disable-access-log-for-endpoints", default="", metavar="PATH,…", help="No line for these.")
 @click.option("--disable-uvicorn-access-log", "--no-access-log", is_flag=True, help="No line for each request.")
 @click.option("--shutdown-timeout", type=click.IntRange(0), default=10, show_default=True, help="Seconds to finish in.")
 @foreign_flags

@@ -108,6 +108,7 @@ def plan_settings(options: Mapping[str, Any], keys: tuple[str, ...]) -> ServerSe
         embedding_token_ids=options["embedding_token_ids"],
         generation_config=options["generation_config"],
         access_log="none" if options["disable_uvicorn_access_log"] else options["access_log_format"],
+        silent_paths=tuple(path for path in options["disable_access_log_for_endpoints"].split(",") if path),
         root_path=_prefix(options["root_path"]),
         request_timeout=options["request_timeout"] or None,
         body_timeout=options["body_timeout"],

@@ -36,6 +36,8 @@ def _no_meaning(
 
 ONE_ENGINE = "is not possible: carrel runs one engine; leave it out or set it to 1, and see --tensor-parallel-size"
 
+NO_BODIES = "is not possible: carrel's log never holds what people write"
+
 NOT_YET = (
     ForeignFlag(("--pipeline-parallel-size", "-pp"), ONE_ENGINE, harmless=("1",)),
     ForeignFlag(("--data-parallel-size", "-dp"), ONE_ENGINE, harmless=("1",)),
@@ -62,6 +64,14 @@ NOT_YET = (
     _not_yet("--preemption-mode", harmless=("recompute",)),
     _not_yet("--workers", harmless=("1",)),
     _not_yet("--middleware"),
+    _not_yet("--reasoning-parser-plugin"),
+    _not_yet("--tool-server"),
+    _not_yet("--log-config-file"),
+    _not_yet("--api-server-count", harmless=("1",)),
+    _not_yet("--headless", takes_value=False),
+    _not_yet("--enable-force-include-usage", takes_value=False),
+    _not_yet("--enable-tokenizer-info-endpoint", takes_value=False),
+    ForeignFlag(("--enable-log-requests", "--enable-log-outputs"), NO_BODIES, takes_value=False),
     _not_yet("--config"),
     _not_yet("--enable-expert-parallel", takes_value=False),
     _not_yet("--enable-sleep-mode", takes_value=False),
@@ -73,6 +83,8 @@ NOT_YET = (
 )
 
 ALWAYS = "is always so in carrel; the flag changes nothing"
+
+A_HEAD = "changes nothing: request line and headers may have 64 KiB together"
 
 NO_REMOTE_CODE = "changes nothing: carrel runs no code out of model folders"
 
@@ -113,7 +125,10 @@ NO_MEANING = (
     _no_meaning("--ray-workers-use-nsight", takes_value=False),
     _no_meaning("--worker-cls"),
     _no_meaning("--max-log-len"),
-    _no_meaning("--max-logprobs"),
+    _no_meaning("--max-logprobs", why="changes nothing: a request may ask for 20, OpenAI's limit"),
+    _no_meaning("--h11-max-incomplete-event-size", why=A_HEAD),
+    _no_meaning("--h11-max-header-count", why=A_HEAD),
+    _no_meaning("--log-error-stack", takes_value=False, why=ALWAYS),
     _no_meaning("--enable-server-load-tracking", takes_value=False),
     _no_meaning("--chat-template-content-format"),
     _no_meaning("--safetensors-load-strategy"),

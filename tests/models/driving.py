@@ -91,3 +91,11 @@ def chat_request(ids: list[int], name: str = "r", *, seed: int = 0, **params: ob
 def pooling_item(ids: list[int], types: list[int] | None = None, **params: object) -> ScheduledRequest:
     request = Request("p", "model", ids, pooling_params=PoolingParams(**params), token_type_ids=types)
     return ScheduledRequest(request, len(ids))
+
+
+def dense_parameters(model):
+    """The model's parameters by name, those that lie in oneDNN's blocks as rows again."""
+    return {
+        name.replace(".packed.blocks", ".weight"): weight.to_dense() if weight.is_mkldnn else weight
+        for name, weight in model.named_parameters()
+    }

@@ -13,7 +13,7 @@ from carrel.worker.executor import DeviceExecutor
 from carrel.worker.lead_runner import load_lead_runner, rank_devices
 from carrel.worker.loader import load_chat_runner
 from carrel.worker.step_limits import StepLimits
-from driving import BLOCK_SIZE, NUM_BLOCKS, Driver, chat_request, random_ids
+from driving import BLOCK_SIZE, NUM_BLOCKS, Driver, chat_request, dense_parameters, random_ids
 from thread_team import ThreadTeam, lead_as_on_a_gpu, two_groups
 
 OPTIONS = {"dtype": "float32", "block_size": BLOCK_SIZE}
@@ -68,8 +68,8 @@ def test_each_rank_holds_its_slices_alone(tiny_models, team):
     folder = tiny_models("llama-linear")  # with biases of every kind
     one, two = alone(folder), load_lead_runner(team, folder, ModelConfig.from_folder(folder), OPTIONS)
     ranks = [two.model, team.follower.runners[0].model]
-    whole = dict(one.model.named_parameters())
-    parts = [dict(model.named_parameters()) for model in ranks]
+    whole = dense_parameters(one.model)
+    parts = [dense_parameters(model) for model in ranks]
     heads, kv = 64, 32  # outputs of all heads, of all KV heads
     for rank, part in enumerate(parts):
         qkv, rows = whole["layers.0.self_attn.qkv_proj.weight"], part["layers.0.self_attn.qkv_proj.weight"]
@@ -127,7 +127,7 @@ def test_quantised_slices_are_near_the_dense_whole(tiny_models, team, monkeypatc
 def test_random_weights_are_slices_of_their_own_and_common_norms(tiny_models, team):
     folder, options = tiny_models("llama-linear"), OPTIONS | {"load_format": "dummy"}
     lead = load_lead_runner(team, folder, ModelConfig.from_folder(folder), options)
-    first, second = (dict(model.named_parameters()) for model in (lead.model, team.follower.runners[0].model))
+    first, second = (dense_parameters(model) for model in (lead.model, team.follower.runners[0].model))
     assert torch.equal(first["layers.0.input_layernorm.weight"], second["layers.0.input_layernorm.weight"])
     assert not torch.equal(first["layers.0.self_attn.qkv_proj.weight"], second["layers.0.self_attn.qkv_proj.weight"])
     assert not second["layers.0.down_proj.bias"].any()

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from carrel.config import LoadFormat, Quantization
+from carrel.layers.onednn import prepare_dense
 from carrel.layers.ops import ops_for
 from carrel.layers.parallel import Alone, ParallelGroup
 from carrel.layers.quantized_linear import check_quantization, prepare_quantization
@@ -60,6 +61,7 @@ def load_runner(
     checkpoint, torch_dtype = open_checkpoint(folder, config, device, dtype, load_format)
     with torch.device("meta"):  # shapes only; loading puts the real tensors in
         model = (Decoder if config.is_decoder else Encoder)(config, ops_for(device))
+    prepare_dense(model, device, torch_dtype)
     _fill(model, checkpoint, device, torch_dtype, model.ignored_weights)
     on_gpu = device.startswith("cuda")
     if config.task == "embedding":
@@ -95,6 +97,8 @@ def load_chat_runner(
     if quantization is not None:
         check_quantization(quantization, device)
         prepare_quantization(model.layers, model.lm_head or model.embed_tokens, quantization, model.ops)
+    else:
+        prepare_dense(model, device, torch_dtype)
     _fill(model, checkpoint, device, torch_dtype, model.ignored_weights, group)
     runner = CudaChatRunner if device.startswith("cuda") else ChatRunner
     return runner(part, model, device=device, dtype=torch_dtype, block_size=block_size)

@@ -79,7 +79,9 @@ class ModelRunner(ABC):
         """Give weights and cache back. Idempotent; the runner is of no use afterwards."""
         self.caches = []
         for module in self._modules():
-            module.to_empty(device=torch.device("meta"))
+            for owner in module.modules():
+                for name, _ in list(owner.named_parameters(recurse=False)):
+                    setattr(owner, name, None)  # to_empty() knows no weight in oneDNN's layout
 
     def _modules(self) -> list[nn.Module]:
         """Everything that holds weights."""

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from carrel import LLM, SamplingParams
+from carrel import LLM, BeamSearchParams, SamplingParams
 from carrel.config import EngineConfig, ModelSpec
 from carrel.errors import EngineClosedError, EngineDeadError, InvalidParamsError
 from carrel.host import EngineHost
 from carrel.request import Request
+from carrel.structured_params import StructuredOutputsParams
 from carrel.worker import team as team_module
 from carrel.worker.team import Team
 
@@ -52,12 +54,17 @@ def ask(host: EngineHost, name: str):
     greedy = SamplingParams(temperature=0.0, max_tokens=16, ignore_eos=True, logprobs=4, prompt_logprobs=2)
     bound = {"logit_bias": {9: -100.0}, "allowed_token_ids": list(range(5, 300)), "bad_words": ["book"]}
     drawn = SamplingParams(temperature=0.9, top_p=0.9, seed=3, max_tokens=16, ignore_eos=True, logprobs=0, **bound)
+    form = StructuredOutputsParams(regex="[a-f]{3}一二(好|坏)+x")
+    formed = SamplingParams(seed=5, max_tokens=24, logprobs=0, structured_outputs=form)
     llm = LLM(host=host)
-    answers = [out for p in (greedy, drawn) for out in llm.generate(PROMPTS, p, model=name, use_tqdm=False)]
+    (beams,) = llm.beam_search(PROMPTS[0], BeamSearchParams(beam_width=3, max_tokens=4), model=name)
+    answers = [out for p in (greedy, drawn, formed) for out in llm.generate(PROMPTS, p, model=name, use_tqdm=False)]
     outputs = [out.outputs[0] for out in answers]
     steps = [step for out in outputs for step in out.logprobs]
     steps += [step for out in answers for step in (out.prompt_logprobs or [])[1:]]
-    return [out.token_ids for out in outputs], [sorted(entry.logprob for entry in step.values()) for step in steps]
+    assert all(re.fullmatch(form.regex, out.text) for out in outputs if out.finish_reason == "stop")
+    tokens = [out.token_ids for out in outputs] + [sequence.tokens for sequence in beams.sequences]
+    return tokens, [sorted(entry.logprob for entry in step.values()) for step in steps]
 
 
 def test_two_processes_answer_like_one(tiny_models):

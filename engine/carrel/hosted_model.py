@@ -55,6 +55,15 @@ class HostedModel:
 
         return GrammarCompiler(self.tokenizer, self.config.vocab_size, self.eos_token_ids)
 
+    @cached_property
+    def max_prompt_characters(self) -> int | None:
+        """Longer texts fit for certain not, and need not be tokenized; None if a token may stand for any number of
+        characters. Generous, as a normaliser may make some characters one."""
+        if not (self.tokenizer.is_byte_level or self.tokenizer.has_byte_fallback):
+            return None
+        longest: int = max(map(len, self.tokenizer.backend.get_vocab()))
+        return 4 * longest * self.max_model_len
+
     @property
     def embedding_dim(self) -> int | None:
         """Size of the vectors; None if the model makes none."""

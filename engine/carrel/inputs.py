@@ -14,7 +14,7 @@ from carrel.chat_options import ChatOptions
 from carrel.chat_template import ChatTemplate
 from carrel.errors import ContextLengthError, InvalidParamsError, RequestError
 from carrel.hosted_model import HostedModel
-from carrel.params import PoolingParams, RequestOutputKind, SamplingParams
+from carrel.params import RequestOutputKind, SamplingParams
 from carrel.parsers.base import AnswerFormat
 from carrel.request import Request
 from carrel.request_constraints import bad_words_token_ids, check_vocabulary, compile_form
@@ -38,8 +38,6 @@ Prompt = str | Sequence[int] | TokensPrompt | TextPrompt
 Prompts = Prompt | Sequence[str] | Sequence[Sequence[int]] | Sequence[TokensPrompt | TextPrompt]
 Messages = Sequence[Message]
 PROMPT_FORMS = "A prompt is a string, a list of token ids, {'prompt_token_ids': [...]} or {'prompt': '...'}."
-INSTRUCT = "Instruct: "  # E5-instruct, Qwen3-Embedding, GTE-Qwen2: "Instruct: …\nQuery: "
-QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query",), ("document", "passage")  # names in config_sentence_transformers.json
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,11 @@ def tokenize_prompt(model: HostedModel, prompt: Prompt, *, add_special_tokens: b
 
     Raises:
         RequestError: it is empty, or it holds something that is no token of this model.
+        ContextLengthError: it is a text to go on from, and so long that it cannot fit however it is tokenized.
     """
-    text = _text_of(prompt)
+    text = text_of(prompt)
     if text is not None:
+        _check_characters(model, text)
         special = add_special_tokens and (
             not isinstance(prompt, Mapping) or prompt.get("add_special_tokens") is not False
         )
@@ -94,7 +94,22 @@ def tokenize_prompt(model: HostedModel, prompt: Prompt, *, add_special_tokens: b
     return TokenizedPrompt(None, check_token_ids(model, list(ids)))
 
 
-def _text_of(prompt: Any) -> str | None:
+def _check_characters(model: HostedModel, text: str) -> None:
+    """Megabytes are refused before they are tokenized, which would take many seconds."""
+    if model.task != "chat" or len(text) <= model.max_model_len:
+        return
+    most, limit = model.max_prompt_characters, model.max_model_len
+    if most is not None and len(text) > most:
+        raise ContextLengthError(
+            f"This model's maximum context length is {limit} tokens. However, your prompt has {len(text)} characters, "
+            f"and more than {most} cannot fit. Shorten the prompt.",
+            num_tokens=len(text) * limit // most,
+            max_model_len=limit,
+        )
+
+
+def text_of(prompt: Any) -> str | None:
+    """The text of a prompt; None if it is tokens already."""
     text = prompt.get("prompt") if isinstance(prompt, Mapping) else prompt
     return text if isinstance(text, str) else None
 
@@ -245,70 +260,3 @@ def _check_best_of(params: SamplingParams) -> None:
             "streamed; ask for the final output alone (output_kind FINAL_ONLY, stream: false).",
             param="best_of",
         )
-
-
-def pooling_prompt(model: HostedModel, prompt: Prompt, params: PoolingParams) -> TokenizedPrompt:
-    """Tokens of one input, with the model's prompt for its kind before it, and cut if ``params`` ask for that."""
-    text = _text_of(prompt)
-    if text is not None:
-        text = _prompt_prefix(model, params) + text
-    special = params.add_special_tokens
-    tokenized = tokenize_prompt(model, prompt if text is None else text, add_special_tokens=special)
-    limit = pooling_limit(model, params.truncate_prompt_tokens)
-    if len(tokenized.token_ids) <= limit:
-        return tokenized
-    if params.truncate_prompt_tokens is None:
-        raise ContextLengthError(
-            f"This model's maximum context length is {limit} tokens. However, the input has "
-            f"{len(tokenized.token_ids)} tokens. Shorten it, or set truncate_prompt_tokens=-1 to cut it.",
-            num_tokens=len(tokenized.token_ids),
-            max_model_len=limit,
-            param="input",
-        )
-    side = params.truncation_side
-    if text is None:
-        kept = tokenized.token_ids[:limit] if side == "right" else tokenized.token_ids[-limit:]
-        return TokenizedPrompt(None, kept, truncated=True)
-    num_special = model.tokenizer.num_special_tokens if special else 0
-    if limit <= num_special:
-        message = f"truncate_prompt_tokens must be above {num_special}, or nothing of the text is left, got {limit}."
-        raise InvalidParamsError(message, param="truncate_prompt_tokens")
-    kept = model.tokenizer.encode(text, add_special_tokens=special, max_length=limit, truncation_side=side)
-    return TokenizedPrompt(text, kept, truncated=True)
-
-
-def pooling_limit(model: HostedModel, truncate_prompt_tokens: int | None) -> int:
-    """Tokens that an input may have, or is cut to."""
-    limit = model.max_model_len
-    return limit if truncate_prompt_tokens in (None, -1) else min(limit, truncate_prompt_tokens or limit)
-
-
-def _prompt_prefix(model: HostedModel, params: PoolingParams) -> str:
-    pooling = model.config.pooling
-    prompts = pooling.prompts if pooling else {}
-    if params.instruction is not None:
-        return _instructed(params.instruction, next((prompts[name] for name in QUERY_PROMPTS if name in prompts), ""))
-    if params.prompt_name is not None:
-        if params.prompt_name not in prompts:
-            known = ", ".join(prompts) or "none"
-            raise InvalidParamsError(
-                f"{model.key} has no prompt named {params.prompt_name!r}; it has: {known}.", param="prompt_name"
-            )
-        return prompts[params.prompt_name]
-    names = {"query": QUERY_PROMPTS, "document": DOCUMENT_PROMPTS, None: ()}[params.input_type]
-    found = next((prompts[name] for name in names if name in prompts), None)
-    if found is not None or params.input_type is not None:
-        return found or ""
-    return prompts.get(pooling.default_prompt_name or "", "") if pooling else ""
-
-
-def _instructed(instruction: str, query_prompt: str) -> str:
-    """The instruction as the model was trained to read one, which its own prompt for queries shows.
-
-    >>> _instructed("Find books.", "Instruct: Find pages.\\nQuery:")
-    'Instruct: Find books.\\nQuery:'
-    """
-    before, found, rest = query_prompt.partition(INSTRUCT)
-    if not found:
-        return instruction
-    return before + found + instruction + "".join(rest.partition("\n")[1:])

@@ -249,3 +249,10 @@ def test_a_request_that_the_cache_can_never_hold(tiny_models):
         assert limit < 2048  # the smaller of what the model and the cache can hold
         with pytest.raises(ContextLengthError, match=f"maximum context length is {limit} tokens"):
             llm.generate([[5] * limit], use_tqdm=False)
+
+
+def test_megabytes_are_refused_before_they_are_tokenized(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(llm.get_tokenizer()), "encode", lambda *_, **__: pytest.fail("tokenized"))
+    for call in (llm.generate, lambda text: llm.chat([{"role": "user", "content": text}])):
+        with pytest.raises(ContextLengthError, match=r"maximum context length.* characters"):
+            call("很长的一句话。" * 500_000)

@@ -22,7 +22,6 @@ import numpy as np
 from carrel.errors import InvalidParamsError
 from carrel.host import EngineHost
 from carrel.hosted_model import HostedModel
-from carrel.inputs import pooling_prompt
 from carrel.jobs import PoolingJob
 from carrel.matryoshka import check_dimensions
 from carrel.outputs import (
@@ -33,6 +32,7 @@ from carrel.outputs import (
     PoolingRequestOutput,
 )
 from carrel.params import PoolingParams
+from carrel.pooling_inputs import pooling_prompt
 
 T = TypeVar("T")
 # These say nothing to a head that gives logits.

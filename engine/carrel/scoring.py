@@ -24,7 +24,7 @@ import numpy as np
 from carrel.errors import ContextLengthError, InvalidParamsError, RequestError, UnsupportedModelError
 from carrel.host import EngineHost
 from carrel.hosted_model import HostedModel
-from carrel.inputs import check_token_ids, pooling_limit, pooling_prompt
+from carrel.inputs import check_token_ids
 from carrel.jobs import EmbeddingJob, Job, LogitJob
 from carrel.matryoshka import check_dimensions
 from carrel.outputs import (
@@ -35,6 +35,7 @@ from carrel.outputs import (
     ScoringRequestOutput,
 )
 from carrel.params import PoolingParams
+from carrel.pooling_inputs import pooling_limit, pooling_prompt
 
 Pair = tuple[str, str]
 

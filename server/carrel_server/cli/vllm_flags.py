@@ -68,6 +68,7 @@ NOT_YET = (
     _not_yet("--tool-server"),
     _not_yet("--log-config-file"),
     _not_yet("--api-server-count", harmless=("1",)),
+    _not_yet("--exclude-tools-when-tool-choice-none", takes_value=False),
     _not_yet("--headless", takes_value=False),
     _not_yet("--enable-force-include-usage", takes_value=False),
     _not_yet("--enable-tokenizer-info-endpoint", takes_value=False),

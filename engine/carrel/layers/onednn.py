@@ -7,7 +7,6 @@ emits; where this build of torch has none, or they give a wrong product, weights
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -46,7 +45,6 @@ def prepare_dense(module: nn.Module, device: str, dtype: torch.dtype) -> None:
             layer.format = OneDnnDense()
 
 
-@cache
 def has_blocked_products(dtype: torch.dtype) -> bool:
     """Whether the operators are there and right: they are torch's private ones."""
     is_built_in: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 from carrel.async_runner import AsyncRunner
 from carrel.beam_params import BeamSearchParams
 from carrel.beam_search import BeamSearch, request_output
+from carrel.call_arguments import INLINE_CHARACTERS, chat_options, num_characters
 from carrel.chat_options import Tool, ToolChoice
 from carrel.errors import EngineClosedError
-from carrel.face import Face, RerankCall, chat_options
+from carrel.face import Face, RerankCall
 from carrel.hosted_model import HostedModel
 from carrel.inputs import Messages, Prompt, Prompts, as_prompts
 from carrel.jobs import GenerationJob
@@ -35,7 +36,6 @@ from carrel.scoring import ScoringPlan, Truncation
 
 T = TypeVar("T")
 TOKENIZER_THREADS = 4  # a chat must not wait until somebody's thousand documents are tokenized
-INLINE_CHARACTERS = 1000  # so few are tokenized faster than a thread wakes up
 
 
 class AsyncLLM(Face):
@@ -296,14 +296,3 @@ class AsyncLLM(Face):
         except RuntimeError as error:  # the pool was shut down between the check and here
             raise EngineClosedError("This AsyncLLM is closed. Open a new one.") from error
         return await future
-
-
-def num_characters(prompts: Any) -> int:
-    """A size for a text or for a list of texts and token ids; that of anything else is more than any limit.
-
-    >>> num_characters("河水"), num_characters(["河水", [1, 2, 3]])
-    (2, 5)
-    """
-    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
-        return len(prompts) if isinstance(prompts, str) else INLINE_CHARACTERS + 1
-    return sum(len(prompt) if isinstance(prompt, str | list) else INLINE_CHARACTERS + 1 for prompt in prompts)

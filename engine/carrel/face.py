@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from carrel import host_registry
 from carrel.beam_params import BeamSearchParams
 from carrel.beam_search import BeamSearch
-from carrel.chat_options import ChatOptions, Tool, ToolChoice
+from carrel.call_arguments import model_specs, new_request_id
+from carrel.chat_options import ChatOptions
 from carrel.classification import ClassificationJob, RawPoolingJob, classification_job, raw_pooling_job
 from carrel.config import Ability, DType, EngineConfig, ModelSpec, Quantization, Task
-from carrel.errors import ContextLengthError, EngineClosedError, InvalidParamsError, RequestError
+from carrel.errors import ContextLengthError, EngineClosedError, InvalidParamsError
 from carrel.host import EngineHost
 from carrel.hosted_model import HostedModel
 from carrel.inputs import Messages, Prompt, tokenize_chat, tokenize_prompt
@@ -236,77 +235,7 @@ class RerankCall:
         return ranked(self._model, self._documents, scored, self._top_n, request_id=self._request_id)
 
 
-def model_specs(
-    model: str | None,
-    embedding_model: str | None,
-    reranker_model: str | None,
-    chat_template: str | None = None,
-    tool_call_parser: str | None = None,
-    reasoning_parser: str | None = None,
-) -> list[ModelSpec]:
-    """The models that a call names. The task of ``model`` is read from its files."""
-    chat = ModelSpec(
-        name=model or "",
-        chat_template=chat_template,
-        tool_call_parser=tool_call_parser,
-        reasoning_parser=reasoning_parser,
-    )
-    for name in ("chat_template", "tool_call_parser", "reasoning_parser"):
-        if model is None and getattr(chat, name) is not None:
-            raise InvalidParamsError(f"{name} needs a model.", param=name)
-    specs = [] if model is None else [chat]
-    if embedding_model is not None:
-        specs.append(ModelSpec(name=embedding_model, task="embedding"))
-    if reranker_model is not None:
-        specs.append(ModelSpec(name=reranker_model, task="rerank"))
-    return specs
-
-
 def _refuse_options_beside_host(specs: Sequence[ModelSpec], config: EngineConfig) -> None:
     """Options of a host that is there already would be ignored in silence."""
     if specs or config != EngineConfig():
         raise InvalidParamsError("host= brings its own models and options; give nothing else beside it.", param="host")
-
-
-def per_prompt(
-    params: SamplingParams | Sequence[SamplingParams | None] | None, num_prompts: int
-) -> list[SamplingParams | None]:
-    """Sampling parameters for each prompt: one for all, or one for each."""
-    if params is None or isinstance(params, SamplingParams):
-        return [params] * num_prompts
-    if len(params) != num_prompts:
-        raise RequestError(
-            f"There are {num_prompts} prompts and {len(params)} sampling_params; give one for all, or one for each.",
-            param="sampling_params",
-        )
-    return list(params)
-
-
-def with_kind(params: SamplingParams | None, kind: Any) -> SamplingParams:
-    """The same parameters with another kind of output."""
-    return replace(params or SamplingParams(), output_kind=kind)
-
-
-def chat_options(
-    tools: Sequence[Tool] | None,
-    tool_choice: ToolChoice,
-    parallel_tool_calls: bool,
-    chat_template: str | None,
-    chat_template_kwargs: Mapping[str, Any] | None,
-    add_generation_prompt: bool,
-    continue_final_message: bool,
-) -> ChatOptions:
-    """The options of a chat call, out of the arguments of a face."""
-    return ChatOptions(
-        tools=tools or (),
-        tool_choice=tool_choice,
-        parallel_tool_calls=parallel_tool_calls,
-        chat_template=chat_template,
-        chat_template_kwargs=chat_template_kwargs or {},
-        add_generation_prompt=add_generation_prompt,
-        continue_final_message=continue_final_message,
-    )
-
-
-def new_request_id(kind: str) -> str:
-    return f"{kind}-{uuid.uuid4().hex}"

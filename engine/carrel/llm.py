@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from carrel.beam_params import BeamSearchParams
 from carrel.beam_search import beam_search_output
+from carrel.call_arguments import chat_options, per_prompt, with_kind
 from carrel.chat_options import Tool, ToolChoice
-from carrel.face import Face, RerankCall, chat_options, per_prompt, with_kind
+from carrel.face import Face, RerankCall
 from carrel.hosted_model import HostedModel
 from carrel.inputs import Messages, Prompt, Prompts, as_conversations, as_prompts
 from carrel.jobs import Job

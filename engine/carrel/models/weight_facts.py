@@ -11,6 +11,7 @@ from typing import Any
 
 MAX_HEADER = 100 << 20  # safetensors' own limit
 LENGTH_BYTES = 8
+COUNTERS = frozenset({"I64", "I32", "BOOL"})  # positions and masks that old checkpoints hold: no parameters
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def read_weight_facts(folder: Path) -> WeightFacts:
     for path in sorted(folder.glob("*.safetensors")):
         num_bytes += path.stat().st_size
         for name, tensor in read_header(path).items():
-            if name != "__metadata__":
+            if name != "__metadata__" and tensor["dtype"] not in COUNTERS:
                 numbers[str(tensor["dtype"])] += math.prod(tensor["shape"])
     dtypes = tuple(name for name, _ in numbers.most_common())
     return WeightFacts(sum(numbers.values()), num_bytes, dtypes)

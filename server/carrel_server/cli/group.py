@@ -7,6 +7,7 @@ from carrel._version import __version__
 from carrel.errors import CarrelError
 
 from carrel_server.cli.chat import chat
+from carrel_server.cli.doctor import doctor
 from carrel_server.cli.knowledge import ask, index
 from carrel_server.cli.local import complete, embed, rerank
 from carrel_server.cli.serve import serve
@@ -20,7 +21,7 @@ def carrel() -> None:
     """Chat, embeddings and rerank from one engine, and answers from your documents."""
 
 
-for command in (serve, chat, complete, embed, rerank, index, ask):
+for command in (serve, chat, complete, embed, rerank, index, ask, doctor):
     carrel.add_command(command)
 
 

@@ -45,7 +45,10 @@ async def idle(llm, seconds: float = 5.0) -> bool:
 @pytest.mark.parametrize(
     ("sync", "twin"),
     [("stream", "generate"), ("stream_chat", "chat"), ("chat", "chat")]
-    + [(name, name) for name in ("embed", "score", "rerank", "get_tokenizer", "close", "__init__")],
+    + [
+        (name, name)
+        for name in ("embed", "classify", "encode", "score", "rerank", "get_tokenizer", "close", "__init__")
+    ],
 )
 def test_each_sync_method_has_its_async_twin(sync, twin):
     """The same parameters with the same defaults, but for what has a meaning in one world only."""

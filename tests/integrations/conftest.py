@@ -13,7 +13,7 @@ from adapter_helpers import API_KEY, wait_until
 from carrel import LLM, AsyncLLM
 from carrel_server.app import create_app
 from carrel_server.http_protocol import IgnoreUpgradeProtocol
-from carrel_server.run import bind
+from carrel_server.listening import bind
 from carrel_server.settings import ServerSettings
 
 

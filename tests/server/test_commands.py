@@ -116,6 +116,18 @@ def test_errors_are_one_sentence(run: Run, arguments: list[str], status: int, se
     assert "Traceback" not in err
 
 
+def test_help_reads_well(run: Run) -> None:
+    status, out, _ = run("--help")
+    assert status == 0 and "..." not in out.partition("Commands:")[2]
+    commands = ["serve", "chat", "doctor", "complete", "embed", "rerank", "index", "ask"]
+    listed = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.startswith("  ")]
+    assert listed[: len(commands)] == commands
+    for command in commands:
+        status, out, _ = run(command, "--help")
+        assert status == 0 and out.startswith(f"Usage: carrel {command} ")
+        assert all(len(line) <= 120 for line in out.splitlines())
+
+
 def test_no_text_at_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 

@@ -22,7 +22,7 @@ KEY_VARIABLES = ("CARREL_API_KEY", "VLLM_API_KEY")
 READER = "starter/reader"
 
 
-@click.command()
+@click.command(short_help="Chat with a model, here or behind a URL.")
 @click.argument("words", nargs=-1, metavar="[MODEL] [QUESTION]")
 @model_options(None)
 @click.option("--base-url", metavar="URL", help="Ask this server instead, e.g. http://127.0.0.1:8000.")

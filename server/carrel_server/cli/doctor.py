@@ -11,11 +11,11 @@ import click
 from carrel_server.cli.parameters import DTYPES, count, parse_model, quantization_of
 
 
-@click.command()
+@click.command(short_help="What this machine and these models will do.")
 @click.argument("models", nargs=-1, metavar="[MODEL[,key=value…]]...")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="auto", show_default=True)
-@click.option("--quantization", "-q", type=quantization_of, help="int8, int4 or fp8, of chat models.")
+@click.option("--quantization", "-q", type=quantization_of, metavar="int8|int4|fp8", help="Of chat models, at load.")
 @click.option("--max-model-len", type=count, help="Tokens of prompt and output, e.g. 8192 or 8k.")
 @click.option("--max-num-seqs", type=count, default=256, show_default=True, help="Requests in one step.")
 @click.option("--kv-cache-memory-bytes", type=count, help="Default: planned from what the device has.")

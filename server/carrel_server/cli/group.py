@@ -15,13 +15,29 @@ from carrel_server.cli.serve import serve
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
-@click.group(context_settings=CONTEXT)
+class Commands(click.Group):
+    """Lists the commands in the order in which people need them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+EPILOG = """\b
+carrel doctor                                  what this machine can do
+carrel serve Qwen/Qwen2.5-3B-Instruct BAAI/bge-m3
+carrel chat --base-url http://127.0.0.1:8000   talk to it
+
+carrel COMMAND --help says more. The exit status is 0, 1 after an error, 2 after a wrong command line, 130 after Ctrl-C.
+"""
+
+
+@click.group(cls=Commands, context_settings=CONTEXT, epilog=EPILOG)
 @click.version_option(__version__, prog_name="carrel")
 def carrel() -> None:
     """Chat, embeddings and rerank from one engine, and answers from your documents."""
 
 
-for command in (serve, chat, complete, embed, rerank, index, ask, doctor):
+for command in (serve, chat, doctor, complete, embed, rerank, index, ask):
     carrel.add_command(command)
 
 

@@ -21,13 +21,13 @@ def knowledge_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1."),
         click.option("--reranker-model", default="starter/reranker", show_default=True),
         click.option("--embedding-model", default="starter/embedding", show_default=True),
-        click.option("--knowledge-base", required=True, metavar="DIR[/NAME]", help="Made when missing; NAME: default."),
+        click.option("--knowledge-base", required=True, metavar="DIR[/NAME]", help="By carrel index; NAME: default."),
     ):
         function = option(function)
     return function
 
 
-@click.command()
+@click.command(short_help="Read documents into a knowledge base.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @knowledge_options
 def index(paths: tuple[str, ...], knowledge_base: str, **models: Any) -> None:
@@ -48,7 +48,7 @@ def index(paths: tuple[str, ...], knowledge_base: str, **models: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
-@click.command()
+@click.command(short_help="Answer a question from a knowledge base.")
 @click.argument("question")
 @knowledge_options
 @click.option("--model", help="A chat model that writes the answer; default: the best sentences are quoted.")

@@ -61,7 +61,7 @@ def print_stream(outputs: Iterable[RequestOutput]) -> None:
     click.echo()
 
 
-@click.command()
+@click.command(short_help="Continue a text, without a chat template.")
 @click.argument("prompt")
 @model_options("starter/reader")
 @sampling_options
@@ -72,7 +72,7 @@ def complete(prompt: str, model: str, device: str, dtype: str, **sampling: Any) 
         print_stream(llm.stream(prompt, params))
 
 
-@click.command()
+@click.command(short_help="Print the vectors of texts.")
 @click.argument("texts", nargs=-1)
 @model_options("starter/embedding")
 def embed(texts: tuple[str, ...], model: str, device: str, dtype: str) -> None:
@@ -85,7 +85,7 @@ def embed(texts: tuple[str, ...], model: str, device: str, dtype: str) -> None:
             click.echo(json.dumps([round(float(value), 7) for value in output.outputs.embedding]))
 
 
-@click.command()
+@click.command(short_help="Sort documents by relevance to a query.")
 @click.argument("query")
 @click.argument("documents", nargs=-1)
 @model_options("starter/reranker")

@@ -62,7 +62,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None  # the same of the prompt's own tokens, from the second on
     best_of: int | None = None  # generate so many, return the n most likely; None: n
     logit_bias: Mapping[int, float] | None = None  # token id → added to its logit, -100 … 100
-    allowed_token_ids: Sequence[int] | None = None  # nothing else is drawn, but the end of the sequence
+    allowed_token_ids: Sequence[int] | None = None  # nothing else is drawn, not even an end that is not among them
     bad_words: Sequence[str] = ()  # texts whose tokens never follow one another
     structured_outputs: StructuredOutputsParams | None = None  # the form that the text must have
     truncate_prompt_tokens: int | None = None  # keep the prompt's last so many; -1: as many as fit; None: all

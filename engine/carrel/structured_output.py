@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
@@ -22,8 +22,10 @@ from carrel.structured_params import StructuredOutputsParams
 from carrel.tokenizer import Tokenizer
 
 MAX_BYTES = 256 << 10  # of the grammar of any form
-CACHED_GRAMMARS = 64
+CACHED_GRAMMARS = 32
 NON_EMPTY = "/(?s:.+)/"
+# Every token that may come, though only one text may: a model may split that text in its own way.
+OPTIONS = '%llguidance {"no_forcing": true}\n'
 
 
 def response_lark(params: StructuredOutputsParams) -> str:
@@ -95,7 +97,7 @@ class GrammarCompiler:
         self._tokens = LLTokenizer(vocabulary, eos_token=ends)  # type: ignore[arg-type]  # a wrapper by its attributes
         self._known = known_tokens(vocabulary.tokens, ends)
         self._ends = frozenset(ends)
-        self._limits = LLParserLimits(step_lexer_fuel=100_000, max_lexer_states=30_000, verbose_errors=False)
+        self._limits = LLParserLimits(step_lexer_fuel=100_000, max_lexer_states=50_000, verbose_errors=False)
         self._cache: OrderedDict[str, CompiledGrammar] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -106,7 +108,8 @@ class GrammarCompiler:
             InvalidParamsError: it is wrong, or too large; the message says where.
         """
         with self._lock:
-            if (found := self._cache.get(lark)) is not None:
+            found = self._cache.get(lark)
+            if found is not None and not found.is_spent:
                 self._cache.move_to_end(lark)
                 return found
         grammar = self._compile(lark)
@@ -123,41 +126,68 @@ class GrammarCompiler:
             raise refused("it holds half of a surrogate pair (it is not valid Unicode).") from error
         if size > MAX_BYTES:
             raise refused(f"it takes {size >> 10} KiB; {MAX_BYTES >> 10} KiB are allowed.")
-        matcher = LLMatcher(self._tokens, lark, log_level=0, limits=self._limits)
-        grammar = CompiledGrammar(matcher, self._known, self._ends)
+        grammar = CompiledGrammar(self._parser, OPTIONS + lark, self._known, self._ends)
         grammar.matcher().fill_bitmask(np.zeros_like(self._known))  # a bomb may go off only here
         return grammar
 
+    def _parser(self, lark: str) -> LLMatcher:
+        """One that shares nothing with others."""
+        parser = LLMatcher(self._tokens, lark, log_level=0, limits=self._limits)
+        check(parser)
+        return parser
+
 
 class CompiledGrammar:
-    """Implements :class:`carrel.grammar.Grammar`."""
+    """Implements :class:`carrel.grammar.Grammar`. Copies of a parser share what they learn, and the limits on that."""
 
-    def __init__(self, matcher: LLMatcher, known: Bitmask, ends: frozenset[int]) -> None:
-        check(matcher)
-        self._matcher, self._known, self._ends = matcher, known, ends
+    def __init__(self, parser: Callable[[str], LLMatcher], lark: str, known: Bitmask, ends: frozenset[int]) -> None:
+        self.known, self.ends = known, ends
+        self.is_spent = False  # some sequence has run the common parser over its limits
+        self._parser, self._lark = parser, lark
+        self._first = parser(lark)
 
     def matcher(self) -> GrammarMatcher:
-        return GrammarMatcher(self._matcher.deep_copy(), self._known, self._ends)
+        return GrammarMatcher(self, self._first.deep_copy())
+
+    def parser_of_one(self) -> LLMatcher:
+        """A parser for one sequence alone, after the common one is spent."""
+        self.is_spent = True
+        return self._parser(self._lark)
 
 
 class GrammarMatcher:
     """Implements :class:`carrel.grammar.Matcher`."""
 
-    def __init__(self, matcher: LLMatcher, known: Bitmask, ends: frozenset[int]) -> None:
-        self._matcher, self._known, self._ends = matcher, known, ends
+    def __init__(self, grammar: CompiledGrammar, parser: LLMatcher) -> None:
+        self._grammar, self._parser = grammar, parser
+        self._is_alone = False
+        self._consumed: list[int] = []
 
     def consume(self, token_ids: Sequence[int]) -> None:
-        text_ids = [token for token in token_ids if token not in self._ends]
-        self._matcher.consume_tokens(text_ids)
-        check(self._matcher)
+        text_ids = [token for token in token_ids if token not in self._grammar.ends]
+        self._consumed += text_ids
+        self._parser.consume_tokens(text_ids)
+        if self._parser.is_error():
+            self._begin_alone()
 
     def fill_bitmask(self, mask: Bitmask) -> None:
-        assert mask.flags.c_contiguous and mask.shape == self._known.shape, "one bit for each token, side by side"
-        self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        check(self._matcher)
-        mask &= self._known
+        known = self._grammar.known
+        assert mask.flags.c_contiguous and mask.shape == known.shape, "one bit for each token, side by side"
+        self._parser.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        if self._parser.is_error():
+            self._begin_alone()
+            self._parser.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+            check(self._parser)
+        mask &= known
         if not mask.any():
             raise refused("no token of this model's vocabulary goes on from here.")
+
+    def _begin_alone(self) -> None:
+        """The limits may have been reached by another sequence: once more, without the others."""
+        if not self._is_alone:
+            self._is_alone, self._parser = True, self._grammar.parser_of_one()
+            self._parser.consume_tokens(self._consumed)
+        check(self._parser)
 
 
 def known_tokens(tokens: Sequence[bytes], ends: Iterable[int]) -> Bitmask:
@@ -168,14 +198,17 @@ def known_tokens(tokens: Sequence[bytes], ends: Iterable[int]) -> Bitmask:
     return np.packbits(bits, bitorder="little").view("<i4").astype(np.int32)
 
 
-def check(matcher: LLMatcher) -> None:
-    """Raise what a matcher has run into, if it has."""
-    if matcher.is_error():
-        raise _error(matcher.get_error())
+def check(parser: LLMatcher) -> None:
+    """Raise what a parser has run into, if it has."""
+    if parser.is_error():
+        raise _error(parser.get_error())
 
 
 def _error(message: str) -> InvalidParamsError:
-    """The compiler's own words, without the places that it means for itself."""
+    """What is wrong in the compiler's own words, without its copy of the grammar."""
     lines = [line.strip() for line in message.replace("<non-verbose/>", "").splitlines()]
-    text = " ".join(line for line in lines if line and not line.startswith("<"))
-    return refused(text[:500].strip())
+    text = " ".join([lines[0], *(line for line in lines[1:] if line.startswith("error:"))])
+    if text.startswith("NoExtension"):
+        return refused("no text has this form.")
+    reason = text.partition("failed to compile JSON schema: ")[2].partition(" Enable 'coerce_one_of'")[0] or text
+    return refused(f"{reason[:400].strip().removesuffix('.')}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 API_KEY = "key-of-the-reading-room"
 CHAT, EMBED, RERANK = "tiny-chat", "tiny-embed", "tiny-rerank"
 
@@ -10,6 +12,7 @@ LOANS_ANSWER = "每位读者最多可以借十本书,借期三十天。"
 WEATHER = "北京的天气怎么样?"
 TWO_CITIES = "北京和上海哪里冷?"
 WEATHER_REPORT = "北京今天晴,零下三度。"
+CARELESS = "天气怎么样,用开尔文?"  # its call has a field that the tool has not
 BOOK = "请推荐一本书。"
 BOOK_JSON = '{"title": "红楼梦", "year": 1791}'
 THINK = "想一想再说:一加一等于几?"
@@ -29,6 +32,7 @@ ANSWERS = {
     "ping": "pong",
     WEATHER: call("get_weather", '{"city": "北京"}'),
     TWO_CITIES: call("get_weather", '{"city": "北京"}') + "\n" + call("get_weather", '{"city": "上海"}'),
+    CARELESS: call("get_weather", '{"city": "北京", "unit": "K"}'),
     "</tool_response>": WEATHER_REPORT,
     BOOK: BOOK_JSON,
     THINK: f"<think>\n{THOUGHT}\n</think>\n\n{THOUGHT_ANSWER}",
@@ -39,6 +43,8 @@ ANSWERS = {
 def script(prompt: str) -> str:
     """The answer to the last thing that was asked."""
     asked = max(ANSWERS, key=prompt.rfind)
+    if asked == BOOK and (tool := re.search(r'<tools>.*?"name": "(\w+)"', prompt, re.DOTALL)):
+        return call(tool[1], BOOK_JSON)
     return ANSWERS[asked] if asked in prompt else DEFAULT
 
 

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
-from reading_room import API_KEY, CHAT, LOANS, LOANS_ANSWER, TWO_CITIES, WEATHER
+from pydantic import BaseModel
+from reading_room import API_KEY, BOOK, CHAT, LOANS, LOANS_ANSWER, TWO_CITIES, WEATHER
 
 MESSAGES = [ChatMessage(role="user", content=LOANS)]
 
@@ -67,6 +69,22 @@ def test_tools(model: OpenAILike) -> None:
     answer = model.chat_with_tools(tools, user_msg=WEATHER)
     calls = model.get_tool_calls_from_response(answer)
     assert [(call.tool_name, call.tool_kwargs) for call in calls] == [("get_weather", {"city": "北京"})]
-    streamed = list(model.stream_chat_with_tools(tools, user_msg=TWO_CITIES))
-    calls = model.get_tool_calls_from_response(streamed[-1])
-    assert [call.tool_kwargs for call in calls] == [{"city": "北京"}, {"city": "上海"}]
+    for parallel, cities in ((True, ["北京", "上海"]), (False, ["北京"])):
+        streamed = model.stream_chat_with_tools(tools, user_msg=TWO_CITIES, allow_parallel_tool_calls=parallel)
+        calls = model.get_tool_calls_from_response(list(streamed)[-1])
+        assert [call.tool_kwargs["city"] for call in calls] == cities
+
+
+class Book(BaseModel):
+    """一本书"""
+
+    title: str
+    year: int
+
+
+def test_structured_predict(model: OpenAILike) -> None:
+    """LlamaIndex makes a tool of the class, and lets the model call it."""
+    prompt = PromptTemplate(BOOK)
+    assert model.structured_predict(Book, prompt) == Book(title="红楼梦", year=1791)
+    reader = model.as_structured_llm(Book)
+    assert reader.complete(BOOK).raw == Book(title="红楼梦", year=1791)

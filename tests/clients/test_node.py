@@ -83,6 +83,17 @@ def test_openai_errors(programs: Path, url: str) -> None:
     assert (found["temperature"]["status"], found["temperature"]["param"]) == (400, "temperature")
 
 
+def test_openai_structured(programs: Path, url: str) -> None:
+    assert said(programs, url, "openai", "structured") == {"parsed": {"book": BOOK}, "parsed stream": {"book": BOOK}}
+
+
+def test_openai_responses(programs: Path, url: str) -> None:
+    found = said(programs, url, "openai", "responses")
+    assert found["response"] == {"text": LOANS_ANSWER, "status": "completed"}
+    stream = {"text": LOANS_ANSWER, "first": "response.created", "last": "response.completed"}
+    assert found["response stream"] == stream
+
+
 def test_ai_sdk_calls(programs: Path, url: str) -> None:
     found = said(programs, url, "ai-sdk", "calls")
     assert (found["chat"]["text"], found["chat"]["finish"]) == (LOANS_ANSWER, "stop")
@@ -99,6 +110,12 @@ def test_ai_sdk_tools(programs: Path, url: str) -> None:
     assert found["call"] == {"tool": "get_weather", "input": {"city": "北京"}, "finish": "tool-calls"}
     assert (found["agent"]["text"], found["agent"]["steps"]) == (WEATHER_REPORT, 2)
     assert {"tool-input-start", "tool-call", "tool-result", "text-delta"} <= set(found["agent"]["kinds"])
+
+
+def test_ai_sdk_structured(programs: Path, url: str) -> None:
+    found = said(programs, url, "ai-sdk", "structured")
+    assert found["object"]["book"] == found["object stream"]["book"] == BOOK
+    assert found["object stream"]["partial"] > 1
 
 
 def test_ai_sdk_errors(programs: Path, url: str) -> None:
@@ -119,6 +136,11 @@ def test_langchain_tools(programs: Path, url: str) -> None:
     assert found["call"] == {"tool": "get_weather", "args": {"city": "北京"}}
     assert found["calls"] == {"cities": CITIES}
     assert found["agent"] == {"text": WEATHER_REPORT}
+
+
+def test_langchain_structured(programs: Path, url: str) -> None:
+    found = said(programs, url, "langchain", "structured")
+    assert found == {"jsonSchema": {"book": BOOK}, "functionCalling": {"book": BOOK}}
 
 
 @pytest.mark.parametrize("program", ["openai", "ai-sdk", "langchain"])

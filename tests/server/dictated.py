@@ -34,6 +34,7 @@ TEMPLATE = """\
 {% endif %}
 {%- endif %}"""
 
+# Off its script the model writes texts as long as it may.
 WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
@@ -41,7 +42,7 @@ WEATHER: dict[str, Any] = {
         "description": "今天的天气",
         "parameters": {
             "type": "object",
-            "properties": {"城市": {"type": "string"}, "天数": {"type": "integer"}},
+            "properties": {"城市": {"type": "string", "maxLength": 8}, "天数": {"type": "integer"}},
             "required": ["城市"],
             "additionalProperties": False,
         },
@@ -53,7 +54,7 @@ SEARCH: dict[str, Any] = {
         "name": "search",
         "parameters": {
             "type": "object",
-            "properties": {"query": {"type": "string"}},
+            "properties": {"query": {"type": "string", "maxLength": 8}},
             "required": ["query"],
             "additionalProperties": False,
         },

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from carrel.errors import InvalidParamsError
 from carrel.grammar import Grammar
 from carrel.hosted_model import HostedModel
-from carrel.lark import after_thinking
+from carrel.lark import after_thinking, nested
 from carrel.params import SamplingParams
 from carrel.parsers.base import AnswerFormat
 from carrel.tokenizer import Tokenizer
@@ -21,16 +21,20 @@ TokenWords = tuple[tuple[int, ...], ...]
 
 
 def compile_form(model: HostedModel, params: SamplingParams, answer: AnswerFormat | None = None) -> Grammar | None:
-    """The form that the text must have; None if it may be anything. Thoughts of a chat may be anything always.
+    """The form that the text must have; None if it may be anything. Thoughts of a chat may be anything always, and
+    where the model chooses whether to call tools, calls may stand in place of a form that is asked for.
 
     Raises:
         InvalidParamsError: there is no such form, it is too large, or the model cannot end a text.
     """
     lark = answer.tool_grammar if answer is not None else None
-    if lark is None and params.structured_outputs is not None:
+    calls = answer.make_calls_grammar if answer is not None else None
+    if params.structured_outputs is not None and (lark is None or calls is not None):
         from carrel.structured_output import response_lark  # loads llguidance
 
         lark = response_lark(params.structured_outputs)
+        if calls is not None:
+            lark = f"start: calls | response\ncalls: {nested(calls())}\nresponse: {nested(lark)}\n"
     if lark is None:
         return None
     if params.ignore_eos:

@@ -38,18 +38,19 @@ def answer_format(model: AnsweringModel, options: ChatOptions, prompt: str) -> A
     make: Callable[[], MessageParser] = TextParser
     markers: tuple[str, ...] = ()
     grammar, calls = None, None
+    start, end, state = _thoughts(model, options, prompt)
+    thought_start = start if state == "maybe" else None
     if options.may_call:
         name, tools = _tool_parser(model, options), ToolSet(options.tools)
         parser = tool_parsers()[name]
         make, markers = functools.partial(parser, tools), parser.tokens
-        grammar = _tool_grammar(name, tools, options, model.tokenizer)
+        grammar = _tool_grammar(name, tools, options, model.tokenizer, thought_start)
         calls = None if options.forced_tools else functools.partial(_calls, name, tools, options, model.tokenizer)
-    start, end, state = _thoughts(model, options, prompt)
     return AnswerFormat(
         make_parser=make if state == "closed" else lambda: ThoughtParser(make(), state, start=start, end=end),
         kept_special_ids=_special_ids(model.tokenizer, (*markers, start, end)),
         thought_end=None if state == "closed" else end,
-        thought_start=start if state == "maybe" else None,
+        thought_start=thought_start,
         tool_grammar=grammar,
         make_calls_grammar=calls,
     )
@@ -67,7 +68,9 @@ def _tool_parser(model: AnsweringModel, options: ChatOptions) -> str:
     return found or "json"
 
 
-def _tool_grammar(name: str, tools: ToolSet, options: ChatOptions, vocabulary: Vocabulary) -> str | None:
+def _tool_grammar(
+    name: str, tools: ToolSet, options: ChatOptions, vocabulary: Vocabulary, thought_start: str | None
+) -> str | None:
     """Forced calls always have a form; calls of the model's own will if a tool is strict, or one call is the most."""
     many, forced = options.parallel_tool_calls, options.forced_tools
     if forced:
@@ -75,7 +78,8 @@ def _tool_grammar(name: str, tools: ToolSet, options: ChatOptions, vocabulary: V
         return calls_grammar(call_form(name, vocabulary), tools.schemas(forced), vocabulary, many=not single)
     if many and not tools.are_strict:
         return None
-    return free_grammar(call_form(name, vocabulary), tools.strict_schemas(), vocabulary, many=many)
+    form, schemas = call_form(name, vocabulary), tools.strict_schemas()
+    return free_grammar(form, schemas, vocabulary, many=many, thought_start=thought_start)
 
 
 def _calls(name: str, tools: ToolSet, options: ChatOptions, vocabulary: Vocabulary) -> str:

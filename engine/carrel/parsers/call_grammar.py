@@ -90,14 +90,20 @@ def calls_grammar(form: CallForm, schemas: Schemas, vocabulary: Vocabulary, *, m
     return rules.text(f"{SPACE} {group}")
 
 
-def free_grammar(form: CallForm, schemas: Schemas, vocabulary: Vocabulary, *, many: bool) -> str:
-    """An answer that is text and calls as the model likes, the calls well formed: at most one unless ``many``."""
+def free_grammar(
+    form: CallForm, schemas: Schemas, vocabulary: Vocabulary, *, many: bool, thought_start: str | None = None
+) -> str:
+    """An answer that is text and calls as the model likes, the calls well formed: at most one unless ``many``.
+
+    Text does not begin with ``thought_start``, so that what thoughts say of calls is no call.
+    """
     rules = Rules()
     call = _calls(rules, form, schemas)
     if many and form.between is not None:
         call = f"{call} ({form.between} {call})*"
     rest = f"{form.open} {call} {form.close}"
-    text = rules.terminal(ANY_TEXT)
+    thoughts = f"{SPACE} {quoted(thought_start)} {ANY_TEXT}" if thought_start else ""
+    text = rules.terminal(f"{ANY_TEXT} & ~({thoughts})" if thoughts else ANY_TEXT)
     if not form.marker:
         other = rules.terminal(rf"/[^\s{form.opener}](?s:.*)/")
         return rules.text(f"{SPACE} ({other} | {rest})?")

@@ -104,7 +104,8 @@ class AsyncLLM(Face):
         priority: int = 0,
         cache_salt: str | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Answer one conversation, step by step; as :meth:`generate`.
+        """Answer one conversation, step by step; as :meth:`generate`. The arguments are those of
+        :meth:`carrel.LLM.chat`.
 
         Raises:
             ChatTemplateError: the model has no chat template, or it refused the messages.

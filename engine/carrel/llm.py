@@ -42,7 +42,8 @@ class LLM(Face):
     ``model`` is a folder, a Hugging Face name or ``starter/…``, of any task: its files decide. ``embedding_model`` and
     ``reranker_model`` are hosted beside it, under one scheduler. No model at all: the three bundled ones. LLMs of the
     same models and options share one engine, which ends with the last of them; ``host=`` shares one that is there
-    and never closes it. Any number of threads may use one LLM.
+    and never closes it. Any number of threads may use one LLM. How a chat model writes tool calls and thoughts is read
+    from its chat template; ``tool_call_parser`` and ``reasoning_parser`` overrule that ("none": it writes none).
 
     >>> with LLM() as llm:
     ...     vectors = llm.embed(["你好", "hello"])
@@ -95,8 +96,22 @@ class LLM(Face):
     ) -> list[RequestOutput]:
         """Answer one conversation or many: lists of ``{"role", "content"}``.
 
+        ``output.outputs[0].message`` is the answer taken apart: ``content``, ``reasoning``, ``tool_calls``. ``tools`` are
+        OpenAI's. ``tool_choice`` "auto" lets the model choose, "required" or a tool's name forces calls whose arguments
+        follow the schema, "none" shows the model the tools and takes its answer as text. ``parallel_tool_calls=False``:
+        one call at most.
+
+        >>> schema = {"type": "object", "properties": {"city": {"enum": ["北京", "Berlin"]}}, "required": ["city"]}
+        >>> weather = {"type": "function", "function": {"name": "weather", "parameters": schema}}
+        >>> with LLM() as llm:
+        ...     chat = [{"role": "user", "content": "Is it raining in Berlin?"}]
+        ...     (output,) = llm.chat(chat, SamplingParams(max_tokens=200), tools=[weather], tool_choice="required")
+        >>> output.outputs[0].message.tool_calls[0].name
+        'weather'
+
         Raises:
             ChatTemplateError: the model has no chat template, or it refused the messages.
+            RequestError: the model may choose to call tools, and how it writes calls is not known: ``tool_call_parser``.
         """
         hosted, items = self._model(model, "chat"), as_conversations(messages)
         options = chat_options(
@@ -137,7 +152,8 @@ class LLM(Face):
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> Iterator[RequestOutput]:
-        """Answer one conversation, step by step; as :meth:`stream`."""
+        """Answer one conversation, step by step; as :meth:`stream`. In the output kind DELTA ``outputs[0].delta`` is what
+        is new of the message: of a call its id and name first, then its arguments in pieces that concatenate."""
         options = chat_options(
             tools,
             tool_choice,

@@ -24,6 +24,7 @@ LISTS = {
     "stop": "max_stop_strings",
     "stop_token_ids": "max_stop_strings",
 }
+NESTED = ("extra_body", "options")  # OpenAI's SDKs' and Ollama's
 NUMBERS = {"n": "max_choices", "best_of": "max_choices"}
 
 
@@ -40,8 +41,9 @@ def check_limits(body: Mapping[str, Any], settings: ServerSettings) -> None:
         number = body.get(name)
         if isinstance(number, int | float) and number > getattr(settings, limit):
             raise _too_many(name, str(number), limit, settings)
-    if isinstance(extra := body.get("extra_body"), dict):
-        check_limits({**extra, "extra_body": None}, settings)
+    for name in NESTED:
+        if isinstance(inner := body.get(name), dict):
+            check_limits({**inner, **dict.fromkeys(NESTED)}, settings)
 
 
 def _is_one_input(name: str, value: list[Any]) -> bool:

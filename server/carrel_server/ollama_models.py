@@ -68,7 +68,7 @@ def find_model(service: Service, body: OllamaBody, task: Task | None) -> Found:
     )
     for alias in aliases:
         if any(alias.name in hosted.names for hosted in service.host.models.values()):
-            hosted = service.host.find(alias.name) if task is None else service.host.get(alias.name, task)
+            hosted = service.any_model(alias.name) if task is None else service.model(alias.name, task)
             return Found(asked, hosted, alias.thinks, alias.input_type)
     raise HttpError(404, f"model '{asked:.200}' not found", param="model") from ModelNotFoundError(asked)
 

@@ -282,6 +282,7 @@ def test_unknown_models(client: httpx.Client, path: str) -> None:
         ("/api/chat", {"messages": [{"role": "assistant", "tool_calls": [{"x": 1}]}]}, "tool call"),
         ("/api/chat", {"messages": [{"role": "user", "content": "很长 " * 9000}]}, "maximum context length"),
         ("/api/chat", {"model": "tiny-embed", "messages": USER}, "embedding"),
+        ("/api/chat", {"messages": USER, "options": {"stop": ["a"] * 65}}, "--max-stop-strings"),
         ("/api/generate", {"prompt": "a", "suffix": "b"}, "suffix"),
         ("/api/generate", {"prompt": "a", "images": ["iVBO"]}, "images"),
         ("/api/generate", {"prompt": "a", "context": [1, 2]}, "context"),
@@ -289,7 +290,9 @@ def test_unknown_models(client: httpx.Client, path: str) -> None:
         ("/api/generate", {"prompt": "a", "raw": True, "system": "b"}, "raw"),
         ("/api/embed", {"model": "tiny-chat", "input": "a"}, "chat"),
         ("/api/embed", {"model": "tiny-embed", "input": [1, 2]}, "input"),
+        ("/api/embed", {"model": "tiny-embed", "input": ["a"] * 2049}, "--max-inputs"),
         ("/api/rerank", {"model": "tiny-rerank", "query": "a", "documents": []}, "documents"),
+        ("/api/chat", {"messages": USER, "logprobs": True, "top_logprobs": 21}, "logprobs"),
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])

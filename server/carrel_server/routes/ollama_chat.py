@@ -26,6 +26,7 @@ from carrel_server.ollama_models import Found, find_model
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.ollama import OllamaChatBody, OllamaGenerateBody, OllamaGenerationBody
 from carrel_server.schemas.thinking import over, switch
+from carrel_server.schemas.tools import read_tools
 from carrel_server.service import Service, service_of
 
 if TYPE_CHECKING:
@@ -95,9 +96,9 @@ class OllamaCall(ABC, Generic[BodyT]):
 
     async def answer(self, request: Request, *, empty: bool) -> Response:
         """``empty``: nothing to answer, which means loading a model, or forgetting it with ``keep_alive: 0``."""
-        unloads = self.body.unloads  # checked in every request
+        self.body.check_keep_alive()
         if empty:
-            reason = "unload" if unloads else "load"
+            reason = "unload" if self.body.unloads else "load"
             return JsonResponse(self.line(**self.part(), done=True, done_reason=reason))
         if not self.body.stream:
             output = await until_disconnect(request.receive, final_output(self.outputs()))
@@ -117,7 +118,7 @@ class OllamaCall(ABC, Generic[BodyT]):
 
 class ChatCall(OllamaCall[OllamaChatBody]):
     def outputs(self) -> AsyncIterator[RequestOutput]:
-        return self.chat(to_openai(self.body.messages), self.body.tools)
+        return self.chat(to_openai(self.body.messages), read_tools(self.body.tools, None).tools)
 
     def part(self, content: str = "", thinking: str = "", calls: Sequence[ToolCallDelta] = ()) -> dict[str, Any]:
         return {"message": message_object(content, thinking, calls)}

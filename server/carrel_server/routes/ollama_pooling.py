@@ -62,7 +62,7 @@ async def embeddings(request: Request) -> Response:
 
 
 def checked_model(service: Service, body: OllamaBody) -> Found:
-    assert body.unloads in (True, False), "keep_alive is checked, and models stay"
+    body.check_keep_alive()
     return find_model(service, body, "embedding")
 
 

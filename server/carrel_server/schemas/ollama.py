@@ -82,20 +82,21 @@ class OllamaBody(Body):
     def unknown_fields(self) -> list[str]:
         return [*super().unknown_fields(), *(f"options.{name}" for name in self.options.unknown_fields())]
 
-    @property
-    def unloads(self) -> bool:
-        """Whether the model shall be forgotten afterwards.
-
+    def check_keep_alive(self) -> None:
+        """
         Raises:
             InvalidParamsError: neither a number of seconds nor a duration such as "5m".
         """
         value = self.keep_alive
-        if isinstance(value, str):
-            if not DURATION.fullmatch(value):
-                message = f'keep_alive must be seconds, or a duration such as "5m", got {value!r:.80}.'
-                raise InvalidParamsError(message, param="keep_alive")
-            return not re.search("[1-9]", value)
-        return value == 0
+        if isinstance(value, str) and not DURATION.fullmatch(value):
+            message = f'keep_alive must be seconds, or a duration such as "5m", got {value!r:.80}.'
+            raise InvalidParamsError(message, param="keep_alive")
+
+    @property
+    def unloads(self) -> bool:
+        """Whether the model shall be forgotten afterwards."""
+        value = self.keep_alive
+        return re.search("[1-9]", value) is None if isinstance(value, str) else value == 0
 
 
 class OllamaGenerationBody(OllamaBody):

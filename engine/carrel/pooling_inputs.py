@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from carrel.errors import ContextLengthError, InvalidParamsError
 from carrel.hosted_model import HostedModel
-from carrel.inputs import Prompt, TokenizedPrompt, text_of, tokenize_prompt
+from carrel.inputs import Prompt, TokenizedPrompt, check_token_ids, text_of, tokenize_prompt
 from carrel.params import PoolingParams
 
 INSTRUCT = "Instruct: "  # E5-instruct, Qwen3-Embedding, GTE-Qwen2: "Instruct: …\nQuery: "
@@ -16,32 +16,49 @@ QUERY_PROMPTS, DOCUMENT_PROMPTS = ("query",), ("document", "passage")  # names i
 
 def pooling_prompt(model: HostedModel, prompt: Prompt, params: PoolingParams) -> TokenizedPrompt:
     """Tokens of one input, with the model's prompt for its kind before it, and cut if ``params`` ask for that."""
+    limit = pooling_limit(model, params.truncate_prompt_tokens)
     text = text_of(prompt)
     if text is not None:
-        text = _prompt_prefix(model, params) + text
-    special = params.add_special_tokens
-    tokenized = tokenize_prompt(model, prompt if text is None else text, add_special_tokens=special)
-    limit = pooling_limit(model, params.truncate_prompt_tokens)
-    if len(tokenized.token_ids) <= limit:
-        return tokenized
+        return _read_text(model, _prompt_prefix(model, params) + text, limit, params)
+    token_ids = tokenize_prompt(model, prompt).token_ids
+    if len(token_ids) <= limit:
+        return TokenizedPrompt(None, token_ids)
     if params.truncate_prompt_tokens is None:
-        raise ContextLengthError(
-            f"This model's maximum context length is {limit} tokens. However, the input has "
-            f"{len(tokenized.token_ids)} tokens. Shorten it, or set truncate_prompt_tokens=-1 to cut it.",
-            num_tokens=len(tokenized.token_ids),
-            max_model_len=limit,
-            param="input",
-        )
-    side = params.truncation_side
-    if text is None:
-        kept = tokenized.token_ids[:limit] if side == "right" else tokenized.token_ids[-limit:]
-        return TokenizedPrompt(None, kept, truncated=True)
-    num_special = model.tokenizer.num_special_tokens if special else 0
-    if limit <= num_special:
-        message = f"truncate_prompt_tokens must be above {num_special}, or nothing of the text is left, got {limit}."
-        raise InvalidParamsError(message, param="truncate_prompt_tokens")
-    kept = model.tokenizer.encode(text, add_special_tokens=special, max_length=limit, truncation_side=side)
-    return TokenizedPrompt(text, kept, truncated=True)
+        raise _too_long(limit, len(token_ids))
+    kept = token_ids[:limit] if params.truncation_side == "right" else token_ids[-limit:]
+    return TokenizedPrompt(None, kept, truncated=True)
+
+
+def _read_text(model: HostedModel, text: str, limit: int, params: PoolingParams) -> TokenizedPrompt:
+    """Of a text of megabytes no more is tokenized than is needed to cut it, or to see that it is too long."""
+    tokenizer, special, side = model.tokenizer, params.add_special_tokens, params.truncation_side
+    room = limit - (tokenizer.num_special_tokens if special else 0)
+    cuts = params.truncate_prompt_tokens is not None
+    encoding = tokenizer.begin(text, max(room, 1) if side == "right" or not cuts else None)
+    num_tokens = len(encoding.ids) + limit - room
+    truncated = num_tokens > limit
+    if truncated and not cuts:
+        raise _too_long(limit, num_tokens)
+    if truncated:
+        if room < 1:
+            message = (
+                f"truncate_prompt_tokens must be above {limit - room}, or nothing of the text is left, got {limit}."
+            )
+            raise InvalidParamsError(message, param="truncate_prompt_tokens")
+        encoding.truncate(room, direction=side)
+    token_ids = tokenizer.finish(encoding, add_special_tokens=special)
+    return TokenizedPrompt(text, check_token_ids(model, token_ids), truncated=truncated)
+
+
+def _too_long(limit: int, num_tokens: int) -> ContextLengthError:
+    """``num_tokens`` of a very long text are those of its beginning."""
+    return ContextLengthError(
+        f"This model's maximum context length is {limit} tokens. However, the input has {num_tokens} tokens"
+        f"{' or more' if num_tokens > 2 * limit else ''}. Shorten it, or set truncate_prompt_tokens=-1 to cut it.",
+        num_tokens=num_tokens,
+        max_model_len=limit,
+        param="input",
+    )
 
 
 def pooling_limit(model: HostedModel, truncate_prompt_tokens: int | None) -> int:

@@ -176,7 +176,8 @@ def _encode_pair(
 ) -> tuple[list[int], list[int] | None]:
     limit = pooling_limit(model, truncation.whole)
     max_length = None if truncation.whole is None else limit
-    ids, types = model.tokenizer.encode_pair(query, document, max_length, max_second=truncation.document)
+    tokenizer, most = model.tokenizer, truncation.document
+    ids, types = tokenizer.encode_pair(query, document, max_length, max_second=most, enough=limit)
     if len(ids) > limit:
         raise ContextLengthError(
             f"This model's maximum context length is {limit} tokens. However, a query and its document have "

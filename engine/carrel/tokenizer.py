@@ -16,6 +16,7 @@ from typing import Any, Literal
 from carrel.errors import RequestError
 from carrel.tokenizer_files import TokenizerFiles, load_tokenizer_files
 
+CHARACTERS_READ = 16  # of a text that will be cut, for each token that is kept
 CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")  # each loses its spaces
 
 
@@ -50,10 +51,31 @@ class Tokenizer:
         truncation_side: Literal["left", "right"] = "right",
     ) -> list[int]:
         """Ids of a text; with ``max_length`` one side of the text is cut, special tokens are kept."""
-        encoding = self._encode(text)
-        if max_length is not None:
-            room = max(0, max_length - (self.num_special_tokens if add_special_tokens else 0))
-            encoding.truncate(room, direction=truncation_side)
+        if max_length is None:
+            return self.finish(self.begin(text), add_special_tokens=add_special_tokens)
+        room = max(0, max_length - (self.num_special_tokens if add_special_tokens else 0))
+        encoding = self.begin(text, room if truncation_side == "right" else None)
+        encoding.truncate(room, direction=truncation_side)
+        return self.finish(encoding, add_special_tokens=add_special_tokens)
+
+    def begin(self, text: str, enough: int | None = None) -> Any:
+        """The backend's encoding, without special tokens. Of a long text only as far as is ``enough``.
+
+        What follows in a text cannot change the tokens of words before it, but for the last one. So when the words
+        before that have more than ``enough`` tokens, the first ``enough`` are those of the whole text.
+        """
+        length = CHARACTERS_READ * (enough or 0)
+        while enough and isinstance(text, str) and length < len(text):
+            encoding = self._encode(text[:length])
+            words = encoding.word_ids
+            num_sure = next((i for i in range(len(words), 0, -1) if words[i - 1] != words[-1]), 0)
+            if num_sure > enough:
+                return encoding
+            length = 4 * length if num_sure else len(text)  # a tokenizer that knows no words reads everything
+        return self._encode(text)
+
+    def finish(self, encoding: Any, *, add_special_tokens: bool = True) -> list[int]:
+        """Ids of what :meth:`begin` gave, with the special tokens around them."""
         return list(self._backend.post_process(encoding, None, add_special_tokens).ids)
 
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
@@ -65,16 +87,24 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def encode_pair(
-        self, first: str, second: str, max_length: int | None = None, *, max_second: int | None = None
+        self,
+        first: str,
+        second: str,
+        max_length: int | None = None,
+        *,
+        max_second: int | None = None,
+        enough: int | None = None,
     ) -> tuple[list[int], list[int]]:
         """Ids and segment ids of a pair, as the model was trained on.
 
-        Only ``second`` is cut: to ``max_second`` tokens, and so that the whole fits ``max_length``.
+        Only ``second`` is cut: to ``max_second`` tokens, and so that the whole fits ``max_length``. Of texts that have
+        more than ``enough`` tokens no more than that need come.
 
         Raises:
             RequestError: ``first`` alone leaves no room.
         """
-        a, b = self._encode(first), self._encode(second)
+        a = self.begin(first, _smallest(max_length, enough))
+        b = self.begin(second, _smallest(max_second, max_length, enough))
         if max_second is not None:
             b.truncate(max_second)
         if max_length is not None:
@@ -227,6 +257,10 @@ class Tokenizer:
     @cached_property
     def has_byte_fallback(self) -> bool:
         return "ByteFallback" in self.decoders
+
+
+def _smallest(*numbers: int | None) -> int | None:
+    return min((number for number in numbers if number is not None), default=None)
 
 
 def clean_up(text: str) -> str:

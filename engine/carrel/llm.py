@@ -96,10 +96,10 @@ class LLM(Face):
     ) -> list[RequestOutput]:
         """Answer one conversation or many: lists of ``{"role", "content"}``.
 
-        ``output.outputs[0].message`` is the answer taken apart: ``content``, ``reasoning``, ``tool_calls``. ``tools`` are
-        OpenAI's. ``tool_choice`` "auto" lets the model choose, "required" or a tool's name forces calls whose arguments
-        follow the schema, "none" shows the model the tools and takes its answer as text. ``parallel_tool_calls=False``:
-        one call at most.
+        ``output.outputs[0].message`` is the answer taken apart: ``content``, ``reasoning``, ``tool_calls``. ``tools``
+        are OpenAI's. ``tool_choice`` "auto" lets the model choose, "required" or a tool's name forces calls whose
+        arguments follow the schema, "none" shows the model the tools and takes its answer as text.
+        ``parallel_tool_calls=False``: one call at most.
 
         >>> schema = {"type": "object", "properties": {"city": {"enum": ["北京", "Berlin"]}}, "required": ["city"]}
         >>> weather = {"type": "function", "function": {"name": "weather", "parameters": schema}}
@@ -111,7 +111,7 @@ class LLM(Face):
 
         Raises:
             ChatTemplateError: the model has no chat template, or it refused the messages.
-            RequestError: the model may choose to call tools, and how it writes calls is not known: ``tool_call_parser``.
+            RequestError: the model may choose to call tools, and how it writes calls is not known.
         """
         hosted, items = self._model(model, "chat"), as_conversations(messages)
         options = chat_options(
@@ -152,8 +152,8 @@ class LLM(Face):
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> Iterator[RequestOutput]:
-        """Answer one conversation, step by step; as :meth:`stream`. In the output kind DELTA ``outputs[0].delta`` is what
-        is new of the message: of a call its id and name first, then its arguments in pieces that concatenate."""
+        """Answer one conversation, step by step; as :meth:`stream`. In the output kind DELTA ``outputs[0].delta`` is
+        what is new of the message: of a call its id and name first, then its arguments in pieces that concatenate."""
         options = chat_options(
             tools,
             tool_choice,

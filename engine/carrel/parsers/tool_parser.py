@@ -111,6 +111,9 @@ class ToolCallParser(ABC):
         """Let text out up to a marker and read that; None at the end. "" before an opener at the edge."""
         while True:
             rest = self.reader.rest
+            if not rest and not self.reader.ended:
+                yield
+                continue
             if self._edge and (space := len(rest) - len(rest.lstrip())):
                 self._pass_text(space)
                 continue
@@ -149,11 +152,15 @@ def num_held(text: str, markers: Sequence[str]) -> int:
     >>> num_held("a <tool", ["<tool_call>"])
     5
     """
-    longest = min(len(text), max((len(marker) for marker in markers), default=1) - 1)
-    for length in range(longest, 0, -1):
-        if any(len(marker) > length and marker.startswith(text[-length:]) for marker in markers):
-            return length
-    return 0
+    held = 0
+    for marker in markers:
+        place = text.find(marker[0], max(0, len(text) - len(marker) + 1))
+        while place >= 0:
+            if marker.startswith(text[place:]):
+                held = max(held, len(text) - place)
+                break
+            place = text.find(marker[0], place + 1)
+    return held
 
 
 def unquoted(spelled: str) -> str:

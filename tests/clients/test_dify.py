@@ -9,6 +9,8 @@ import pytest
 from dify import InvokeError, document_texts, post, ranked, read_stream
 from reading_room import (
     API_KEY,
+    BOOK,
+    BOOK_SCHEMA,
     CHAT,
     EMBED,
     LOANS,
@@ -149,6 +151,16 @@ def test_tool_calls_whole(url: str) -> None:
     assert choice["finish_reason"] == "tool_calls" and not choice["message"]["content"]
     (call,) = choice["message"]["tool_calls"]
     assert json.loads(call["function"]["arguments"]) == {"city": "北京"}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "book", "schema": BOOK_SCHEMA}}],
+)
+def test_json_as_the_user_chose(url: str, form: dict[str, Any]) -> None:
+    body = chat(BOOK, stream=True, **{**SETTINGS, "response_format": form})
+    answer = streamed(f"{url}/v1/chat/completions", body)
+    assert json.loads(answer.text) == {"title": "红楼梦", "year": 1791}
 
 
 def test_thoughts_streamed(url: str) -> None:

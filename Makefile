@@ -72,5 +72,5 @@ bench: $(STAMP)  ## rows beside transformers and sentence-transformers
 	@$(BIN)/python benchmarks/starters.py
 
 clean:  ## remove what the targets made, the virtual environment too
-	rm -rf $(VENV) $(TRITON36) .node-clients dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TRITON36) .venv-node .node-clients dist build .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,6 +29,8 @@ class ChatShape:
         """What the caller is shown of a piece of an answer."""
         delta = choice.delta
         assert delta is not None, "streamed chats have deltas"
+        if self.shows_reasoning and not self.one_call:
+            return delta
         calls = [piece for piece in delta.tool_calls if not (self.one_call and piece.index)]
         return MessageDelta(delta.content, delta.reasoning if self.shows_reasoning else "", calls)
 

@@ -135,6 +135,14 @@ def test_substrings_of_given_texts(scribe: httpx.Client) -> None:
     assert choice(scribe, "借十本好书", **fields)["message"]["content"] in text
 
 
+def test_a_form_for_the_words_and_tools_besides(scribe: httpx.Client) -> None:
+    """OpenAI's ``parse`` sends both: the model calls a tool, or answers in the form."""
+    fields: dict[str, Any] = {"tools": TOOLS, "response_format": JSON_SCHEMA, **LIMIT}
+    call = hermes("search", {"query": "借书"})
+    assert function(choice(scribe, call, **fields)["message"]["tool_calls"][0]) == ("search", {"query": "借书"})
+    assert json.loads(choice(scribe, BOOK, **fields)["message"]["content"])["年份"] == 1791
+
+
 def test_a_form_leaves_thoughts_alone(scribe: httpx.Client) -> None:
     message = choice(scribe, thought("先想{一}想。", BOOK), response_format=JSON_SCHEMA, **THINKING)["message"]
     assert message["reasoning"] == "先想{一}想。" and json.loads(message["content"])["年份"] == 1791
@@ -165,12 +173,15 @@ def test_constraints_on_tokens(scribe: httpx.Client) -> None:
 
 
 def test_beams(client: httpx.Client, scribe: httpx.Client) -> None:
-    answer = post(client, "甲乙丙", use_beam_search=True, n=2, max_tokens=6, ignore_eos=True)
+    answer = post(
+        client, "甲乙丙", use_beam_search=True, n=2, max_tokens=6, ignore_eos=True, temperature=0.7, top_p=0.9
+    )
     first, second = (each["message"]["content"] for each in answer["choices"])
     assert first != second
     assert [each["finish_reason"] for each in answer["choices"]] == ["length", "length"]
     assert answer["usage"]["completion_tokens"] == 11, "one beam in the first round, two in each after it"
-    assert refusal(scribe, use_beam_search=True, stop="x")["param"] == "stop"
+    for name, value in {"stop": "x", "presence_penalty": 1, "skip_special_tokens": False, "best_of": 2}.items():
+        assert refusal(scribe, use_beam_search=True, **{name: value})["param"] == name
     assert refusal(scribe, use_beam_search=True, guided_regex="x")["param"] == "use_beam_search"
 
 

@@ -233,6 +233,19 @@ def test_a_stop_string_behind_the_thoughts(scribe: httpx.Client) -> None:
     assert (answer["finish_reason"], answer["stop_reason"]) == ("stop", "停")
 
 
+@pytest.mark.parametrize("mark", ["</", "<tool", "想。\n</think>\n\n。", "\n\n完", "好的再见"])
+@pytest.mark.parametrize("answer", [thought("先想。", "好的。"), thought("先想。", "好<"), "我查。" + CALL])
+def test_held_back_text_runs_through_the_parsers(scribe: httpx.Client, answer: str, mark: str) -> None:
+    """What might become a stop string waits, and may hold tags of thoughts and calls."""
+    fields = {"tools": TOOLS, "stop": mark}
+    whole = choice(scribe, answer, **fields)
+    assert without_ids(assembled(stream(scribe, answer, **fields))) == without_ids(whole["message"])
+    if mark not in answer:
+        free = choice(scribe, answer, tools=TOOLS)
+        assert without_ids(whole["message"]) == without_ids(free["message"])
+        assert whole["finish_reason"] == free["finish_reason"]
+
+
 def test_echo_begins_with_what_was_there(scribe: httpx.Client) -> None:
     messages = [*ask("书。"), {"role": "assistant", "content": "我要借"}]
     fields = {"messages": messages, "add_generation_prompt": False, "continue_final_message": True, "echo": True}

@@ -10,6 +10,7 @@ from carrel_server.app import ENDPOINTS
 
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1},
+    "/v1/responses": {"input": "hi", "max_output_tokens": 1},
     "/v1/completions": {"prompt": "hi", "max_tokens": 1},
     "/v1/embeddings": {"input": "hi"},
     "/rerank": {"query": "hi", "documents": ["a", "b"]},

@@ -98,7 +98,15 @@ class IgnoreUpgradeProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self._awaits_head = True
             self._wire_bytes = self._body_bytes = 0
+            _cancel(self._head_timer)
+            self._head_timer = None
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer before the end of the body, as to a wrong key: the rest is read, but not for ever."""
+        super().on_response_complete()
+        if not self._awaits_head and self._head_timer is None:
+            self._await_head()
 
     # -- limits
 

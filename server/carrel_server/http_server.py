@@ -98,6 +98,9 @@ class CarrelServer(uvicorn.Server):
         await super().shutdown(sockets)
         if self.server_state.tasks and not self.force_exit:  # cancelled: they tell their clients
             await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS)
+        for connection in list(self.server_state.connections):  # of clients that read nothing, or never close
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit

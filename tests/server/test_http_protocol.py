@@ -143,6 +143,19 @@ def test_a_head_that_does_not_come(strict_url: str, start: bytes) -> None:
     assert time.monotonic() - begun < 5
 
 
+def test_a_body_that_drips_behind_its_answer() -> None:
+    """A wrong key is told at once; who goes on sending drop by drop is not listened to for ever."""
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    with running(refuse, protocol=Strict) as url, pytest.raises(ConnectionError):
+        begun = time.monotonic()
+        raw_exchange(url, [head(), *[b"x"] * 100], until=b"never", pause=0.05)
+        raise AssertionError(f"listened to for {time.monotonic() - begun} seconds")
+
+
 def test_chunks_of_nothing(strict_url: str) -> None:
     """Extensions and trailers cost memory too."""
     chunk = b"1;" + b"x" * 1000 + b"\r\na\r\n"

@@ -33,10 +33,14 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "你好"}], "ma
 class Life:
     """One server in a thread of its own, with an engine that comes when ``gate`` is opened."""
 
-    def __init__(self, make_host: Callable[[], EngineHost], settings: ServerSettings, shutdown_timeout: float) -> None:
+    def __init__(
+        self, make_host: Callable[[], EngineHost], settings: ServerSettings, shutdown_timeout: float, buffer: int
+    ) -> None:
         self.gate = threading.Event()
         self.app = create_app(None, settings)
         self.listener = socket.socket()
+        if buffer:
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
         self.listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         config = uvicorn.Config(self.app, http=IgnoreUpgradeProtocol, ws="none", lifespan="off", log_level="critical")
@@ -65,9 +69,13 @@ class Life:
 
 @contextmanager
 def life(
-    make_host: Callable[[], EngineHost], *, settings: ServerSettings | None = None, shutdown_timeout: float = 20.0
+    make_host: Callable[[], EngineHost],
+    *,
+    settings: ServerSettings | None = None,
+    shutdown_timeout: float = 20.0,
+    send_buffer: int = 0,
 ) -> Iterator[Life]:
-    made = Life(make_host, settings or ServerSettings(), shutdown_timeout)
+    made = Life(make_host, settings or ServerSettings(), shutdown_timeout, send_buffer)
     try:
         yield made
     finally:
@@ -191,6 +199,23 @@ def test_the_end_of_the_time_to_finish(make_host: Callable[[], EngineHost]) -> N
         assert b"503 Service Unavailable" in read(plain)
         assert b"503 Service Unavailable" in read(half_a_body)
         assert b'"code":503' in read(stream)
+
+
+def test_a_reader_that_stops_does_not_hold_the_end_up(make_host: Callable[[], EngineHost]) -> None:
+    with life(make_host, shutdown_timeout=0.2, send_buffer=4096) as one:
+        one.gate.set()
+        wait_for(lambda: one.status("/health/ready") == 200, seconds=60)
+        body = {"prompt": ["河"] * 12, "max_tokens": 100, "n": 2, "logprobs": 5, "ignore_eos": True, "stream": True}
+        lazy = open_request(one.url, "/v1/completions", body, receive_buffer=4096)
+        assert one.server.host is not None
+        loop = one.server.host.loop
+        wait_for(lambda: loop.stats().scheduler.num_generated_tokens > 0)
+        wait_for(lambda: loop.stats().num_open == 0, seconds=60)
+        assert one.app.state.readiness.num_running == 1, "it has not read its answer"
+        one.signal()
+        one.thread.join(10)
+        assert not one.thread.is_alive()
+        lazy.close()
 
 
 def read(connection: socket.socket) -> bytes:

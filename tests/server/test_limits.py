@@ -56,6 +56,11 @@ def test_a_list_of_token_ids_is_one_prompt(small: str) -> None:
     assert httpx.post(small + "/v1/completions", json=body).status_code == 200
 
 
+def test_as_many_inputs_as_openai_takes(client: httpx.Client) -> None:
+    answer = client.post("/v1/embeddings", json={"input": ["文"] * 2048, "encoding_format": "base64"})
+    assert answer.status_code == 200 and len(answer.json()["data"]) == 2048
+
+
 def test_five_thousand_inputs(client: httpx.Client) -> None:
     answer = client.post("/v1/embeddings", json={"input": ["文"] * 5000})
     assert answer.status_code == 400 and "5000 entries" in answer.json()["error"]["message"]

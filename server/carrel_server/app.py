@@ -42,6 +42,7 @@ from carrel_server.routes import (
 )
 from carrel_server.service import Service
 from carrel_server.settings import ServerSettings
+from carrel_server.token_ids import load_cl100k
 
 if TYPE_CHECKING:
     from carrel.async_llm import AsyncLLM
@@ -91,6 +92,7 @@ def create_app(llm: AsyncLLM | None = None, settings: ServerSettings | None = No
         redirect_slashes=False,
         openapi_url="/openapi.json" if settings.docs else None,
     )
+    app.state.cl100k = load_cl100k() if settings.embedding_token_ids == "cl100k" else None
     app.state.settings, app.state.keys, app.state.readiness, app.state.http_metrics = settings, keys, readiness, metrics
     _add_routes(app)
     if llm is not None:
@@ -100,7 +102,8 @@ def create_app(llm: AsyncLLM | None = None, settings: ServerSettings | None = No
 
 def open_app(app: FastAPI, llm: AsyncLLM) -> None:
     """The engine is there: the app's routes serve it from now on."""
-    app.state.service = Service(llm, app.state.settings, app.state.http_metrics.registry)
+    state = app.state
+    state.service = Service(llm, state.settings, state.http_metrics.registry, state.cl100k)
     app.state.readiness.open(llm.host)
 
 

@@ -16,7 +16,7 @@ from carrel_server.metrics import ServerMetrics
 from carrel_server.request_record import current_record
 from carrel_server.sampling_defaults import read_sampling_defaults
 from carrel_server.settings import ServerSettings
-from carrel_server.token_ids import load_cl100k
+from carrel_server.token_ids import Cl100k
 
 if TYPE_CHECKING:
     from carrel.async_llm import AsyncLLM
@@ -31,12 +31,18 @@ MAX_REMEMBERED_FIELDS = 1000  # somebody may send random names for ever
 class Service:
     """The engine as routes see it."""
 
-    def __init__(self, llm: AsyncLLM, settings: ServerSettings, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self,
+        llm: AsyncLLM,
+        settings: ServerSettings,
+        registry: CollectorRegistry | None = None,
+        cl100k: Cl100k | None = None,
+    ) -> None:
         self.llm = llm
         self.settings = settings
         self.started = int(time.time())
         self.metrics = ServerMetrics(llm.host, registry)
-        self.cl100k = load_cl100k() if settings.embedding_token_ids == "cl100k" else None
+        self.cl100k = cl100k  # what token ids mean, where that is the policy
         self._warned: set[tuple[str, str]] = set()
         self._sampling_defaults = {
             key: read_sampling_defaults(hosted.folder) if settings.generation_config == "auto" else {}

@@ -19,7 +19,7 @@ JsonObject = dict[str, Any]
 def to_openai(messages: Sequence[Mapping[str, Any]]) -> list[JsonObject]:
     """
     >>> to_openai([{"role": "tool", "tool_name": "add", "content": "3"}])
-    [{'role': 'tool', 'content': '3', 'name': 'add'}]
+    [{'role': 'tool', 'name': 'add', 'content': '3'}]
 
     Raises:
         InvalidParamsError: a message with images, or a tool call that is none.

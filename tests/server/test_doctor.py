@@ -175,6 +175,23 @@ def test_what_does_not_fit(run: Run, tiny_models: Callable[[str], Path], monkeyp
     assert status == 1 and "no memory left" in " ".join(out.split())
 
 
+def test_what_it_says_of_gpus(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch describes two of them; what is computed stays on the CPU."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70 << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: ((8, 0), (9, 0))[index])
+    machine = asked(run, "starter/embedding", "--device", "cpu")["machine"]
+    assert machine["cuda:1"] == {"name": "GPU 1", "free": 70 << 30, "total": 80 << 30, "compute_capability": "9.0"}
+    _, out, _ = run("starter/embedding", "--device", "cpu")
+    text = " ".join(out.split())
+    assert "GPU 0, 70.00 GiB of 80.00 GiB free, compute capability 8.0, no fp8" in text
+    assert "compute capability 9.0, fp8" in text
+
+
 def test_a_port_that_is_taken(run: Run) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

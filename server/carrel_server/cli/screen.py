@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 
 import click
@@ -49,11 +50,10 @@ class Screen:
         line = input(">>> ")
         if not line.strip().startswith(FENCE):
             return line
-        lines = [line.strip().removeprefix(FENCE)]
-        while not lines[-1].rstrip().endswith(FENCE):
+        lines = [line.strip()]
+        while not is_closed(lines):
             lines.append(input("... "))
-        lines[-1] = lines[-1].rstrip().removesuffix(FENCE)
-        return "\n".join(lines)
+        return unfenced(lines)
 
     def say(self, text: str) -> None:
         """Something of the program's own, for people."""
@@ -73,3 +73,17 @@ class Screen:
         """The answer has ended."""
         self._dim = False
         click.echo()
+
+
+def is_closed(lines: Sequence[str]) -> bool:
+    """Whether the fence that opens the first line is closed by the end of the last one."""
+    last = lines[-1].rstrip()
+    return last.endswith(FENCE) and (len(lines) > 1 or len(last) >= 2 * len(FENCE))
+
+
+def unfenced(lines: Sequence[str]) -> str:
+    """
+    >>> unfenced([FENCE + "第一行", "第二行" + FENCE])
+    '第一行\\n第二行'
+    """
+    return "\n".join(lines).strip().removeprefix(FENCE).removesuffix(FENCE)

@@ -50,7 +50,6 @@ class ChatCall:
         return ChatShape(
             shows_reasoning=self.body.shows_reasoning,
             names_tool=use.named,
-            one_call=not self.parallel_calls,
             uses_functions=bool(self.body.functions),
             echo=self._echo,
         )
@@ -58,11 +57,6 @@ class ChatCall:
     @property
     def num_choices(self) -> int:
         return self.body.n or 1
-
-    @property
-    def parallel_calls(self) -> bool:
-        """Whether there may be several calls; before there were tools, there was one at most."""
-        return self.body.parallel_tool_calls and not self.body.functions
 
     def outputs(self) -> AsyncIterator[RequestOutput]:
         body, service = self.body, self.service
@@ -72,11 +66,11 @@ class ChatCall:
         options = self.options()
         if body.use_beam_search:
             return chat_beams(
-                service, self.hosted, body, body.chat, options, request_id=request_id, cache_salt=self.cache_salt
+                service, self.hosted, body, body.messages, options, request_id=request_id, cache_salt=self.cache_salt
             )
         defaults = service.sampling_defaults(self.hosted)
         return service.llm.chat(
-            body.chat,
+            body.messages,
             body.sampling_params(defaults, max_tokens=body.token_limit, logprobs=body.num_logprobs),
             model=self.hosted.key,
             **{field.name: getattr(options, field.name) for field in fields(ChatOptions)},
@@ -90,7 +84,7 @@ class ChatCall:
         return ChatOptions(
             tools=use.tools,
             tool_choice=use.choice,
-            parallel_tool_calls=self.parallel_calls,
+            parallel_tool_calls=body.parallel_tool_calls and not body.functions,
             chat_template=body.chat_template,
             chat_template_kwargs=body.template_kwargs(self.service.settings.chat_template_kwargs, self.thinks),
             add_generation_prompt=body.add_generation_prompt,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from carrel.outputs import ChatMessage, CompletionOutput, MessageDelta, ToolCall, ToolCallDelta
@@ -15,24 +15,19 @@ class ChatShape:
 
     shows_reasoning: bool = True
     names_tool: bool = False  # the caller has named the function to call; then calling it is nothing to be told
-    one_call: bool = False  # of several calls the caller wants the first
     uses_functions: bool = False  # the caller speaks of functions, as before there were tools
     echo: str = ""  # what stands before the answer
 
     def parts(self, choice: CompletionOutput) -> ChatMessage:
         """What the caller is shown of an answer."""
         whole = message_of(choice)
-        calls = whole.tool_calls[:1] if self.one_call else whole.tool_calls
-        return ChatMessage(whole.content, whole.reasoning if self.shows_reasoning else "", calls)
+        return whole if self.shows_reasoning else replace(whole, reasoning="")
 
     def news(self, choice: CompletionOutput) -> MessageDelta:
         """What the caller is shown of a piece of an answer."""
         delta = choice.delta
         assert delta is not None, "streamed chats have deltas"
-        if self.shows_reasoning and not self.one_call:
-            return delta
-        calls = [piece for piece in delta.tool_calls if not (self.one_call and piece.index)]
-        return MessageDelta(delta.content, delta.reasoning if self.shows_reasoning else "", calls)
+        return delta if self.shows_reasoning else replace(delta, reasoning="")
 
     def message(self, choice: CompletionOutput) -> dict[str, Any]:
         """``content`` is null only beside calls, so that whoever reads text finds a string."""

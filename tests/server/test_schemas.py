@@ -16,9 +16,11 @@ from carrel_server.schemas.base import as_list
 from carrel_server.schemas.chat import ChatBody
 from carrel_server.schemas.completion import CompletionBody
 from carrel_server.schemas.embedding import EmbeddingBody
+from carrel_server.schemas.responses import ResponsesBody
 from carrel_server.schemas.sampling import SAMPLING_FIELDS, SamplingBody
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 MESSAGES = [{"role": "user", "content": "你好"}]
 
@@ -132,14 +134,6 @@ def test_flat_tools_and_nulls_inside_a_tool() -> None:
 def test_functions_are_tools_of_long_ago() -> None:
     body = chat(functions=[{"name": "f", "parameters": {"type": "object"}}], function_call={"name": "f"})
     assert body.tool_use().choice == {"type": "function", "function": {"name": "f"}}
-    messages = [
-        {"role": "user", "content": "天气?"},
-        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
-        {"role": "function", "name": "f", "content": "晴"},
-    ]
-    _, call, result = ChatBody.model_validate({"messages": messages}).chat
-    assert call["tool_calls"] == [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-    assert (result["role"], result["tool_call_id"]) == ("tool", "call_1")
 
 
 @pytest.mark.parametrize(
@@ -238,3 +232,14 @@ def test_inputs_keep_their_order_and_number(value: Any) -> None:
     assert as_list(value) == expected
     assert CompletionBody.model_validate({"prompt": value}).prompts == expected
     assert EmbeddingBody.model_validate({"input": value}).inputs == expected
+
+
+def test_a_responses_fields_that_mean_nothing_are_told() -> None:
+    fields: dict[str, Any] = {"text": {"verbosity": "low"}, "reasoning": {"effort": "low", "summary": "auto"}}
+    body = ResponsesBody.model_validate({"input": "x", **fields, "include": ["file_search_call.results"], "foo": 1})
+    assert body.unknown_fields() == ["foo", "include.file_search_call.results", "text.verbosity", "reasoning.summary"]
+
+
+def test_an_id_is_short() -> None:
+    with pytest.raises(ValidationError, match="128"):
+        chat(request_id="x" * 1000)

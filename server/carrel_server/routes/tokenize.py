@@ -53,7 +53,7 @@ def _encode_text(hosted: HostedModel, body: TokenizeBody) -> list[int]:
 
 def _encode_chat(call: ChatCall, body: TokenizeBody) -> list[int]:
     """The ids that a chat would send to the model."""
-    prompt = tokenize_chat(call.hosted, call.body.chat, call.options())
+    prompt = tokenize_chat(call.hosted, call.body.messages, call.options())
     if body.add_special_tokens is True and prompt.text is not None:
         return call.hosted.tokenizer.encode(prompt.text)
     return prompt.token_ids

@@ -10,10 +10,9 @@ from carrel.errors import InvalidParamsError
 from carrel.params import MAX_LOGPROBS
 from pydantic import Field
 
-from carrel_server.schemas.legacy_functions import read_functions, with_tool_messages
 from carrel_server.schemas.sampling import SamplingBody
 from carrel_server.schemas.thinking import of_effort, of_thinking, over, switch
-from carrel_server.schemas.tools import ToolUse, read_tools
+from carrel_server.schemas.tools import ToolUse, read_functions, read_tools
 
 
 class ChatBody(SamplingBody):
@@ -82,11 +81,6 @@ class ChatBody(SamplingBody):
         if self.functions:
             return read_functions(self.functions, self.function_call)
         return read_tools(self.tools or (), self.tool_choice)
-
-    @property
-    def chat(self) -> list[Any]:
-        """The messages, old spellings brought up to date."""
-        return with_tool_messages(self.messages)
 
     def template_kwargs(self, defaults: Mapping[str, Any], alias: bool | None = None) -> dict[str, Any]:
         """Variables of the chat template, from the weakest to the strongest: the server's, those of the model's alias

@@ -13,6 +13,7 @@ from carrel_server.schemas.sampling import NEUTRAL, SamplingBody
 
 LOGPROBS = "message.output_text.logprobs"
 ENCRYPTED = "reasoning.encrypted_content"  # thoughts are plain text here, and can be sent back as they came
+KNOWN = {"include": (LOGPROBS, ENCRYPTED), "text": ("format",), "reasoning": ("effort",)}
 NOT_STORED = (
     "carrel stores no responses, so there is nothing to go on from: send the whole conversation as input, "
     "the output items of earlier responses included."
@@ -47,7 +48,8 @@ class ResponsesBody(SamplingBody):
     enable_thinking: bool | None = None
 
     def unknown_fields(self) -> list[str]:
-        others = [f"include.{name}" for name in self.include or () if name not in (LOGPROBS, ENCRYPTED)]
+        given = {"include": self.include or (), "text": self.text or (), "reasoning": self.reasoning or ()}
+        others = [f"{field}.{name}" for field, names in given.items() for name in names if name not in KNOWN[field]]
         return super().unknown_fields() + others
 
     def to_chat(self) -> ChatBody:

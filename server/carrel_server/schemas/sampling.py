@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from carrel.errors import InvalidParamsError
 from carrel.params import RequestOutputKind, SamplingParams
 from carrel.structured_params import StructuredOutputsParams
+from pydantic import Field
 
 from carrel_server.schemas.base import Body
 from carrel_server.schemas.structured import of_response_format, of_structured_outputs, one_form
@@ -79,7 +80,7 @@ class SamplingBody(Body):
     truncate_prompt_tokens: int | None = None  # keep the last so many; -1: as many as fit
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False  # in logprobs: "token_id:5" for the text of token 5
-    request_id: str | None = None
+    request_id: str | None = Field(default=None, max_length=128)  # every chunk repeats it
     priority: int = 0  # lower goes first
     cache_salt: str | None = None  # requests of other salts share no prefix cache
 

@@ -56,6 +56,21 @@ def read_tools(tools: Sequence[Any], choice: Any, *, place: str = "tools") -> To
     return ToolUse(functions, wanted)
 
 
+def read_functions(functions: Sequence[Any], function_call: Any) -> ToolUse:
+    """The same of ``functions`` and ``function_call``, as tools were called before.
+
+    >>> read_functions([{"name": "f"}], {"name": "f"}).forced
+    True
+
+    Raises:
+        InvalidParamsError: a function without a name, or a choice that is none.
+    """
+    tools = [{"function": checked_function(f"functions[{i}]", function)} for i, function in enumerate(functions)]
+    if function_call not in (None, "auto", "none") and not isinstance(function_call, Mapping):
+        raise InvalidParamsError("function_call must be auto, none or name a function.", param="function_call")
+    return read_tools(tools, function_call)
+
+
 def _function_tool(place: str, tool: Any) -> dict[str, Any]:
     """``{"type": "function", "function": {…}}``, or the flat form of ``/v1/responses``."""
     param = place.split("[")[0]

@@ -28,8 +28,8 @@ def _stops(request: Request, token_id: int) -> bool:
     """Whether this end-of-sequence or stop token, appended last, ends the request."""
     params = request.sampling_params
     assert params is not None, "only a request that samples gets tokens"
-    if len(request.output_token_ids) < params.min_tokens:
-        return False  # the sampler masks these tokens before min_tokens; one that slips by ends nothing
+    if len(request.output_token_ids) < params.min_tokens and request.grammar is None:
+        return False  # the sampler masks these tokens before min_tokens; a form that is complete leaves nothing else
     if token_id in request.eos_token_ids and not params.ignore_eos:
         request.status = RequestStatus.FINISHED_STOPPED
         return True

@@ -11,7 +11,7 @@ from carrel.worker.step_limits import StepLimits
 def chat_steps(limits: StepLimits, block_size: int) -> list[list[ScheduledRequest]]:
     """Whole prompts: few that are as long as they can be, and as many as can be, all of them sampling.
 
-    Each asks for the log probabilities of its prompt too.
+    Each asks for the log probabilities of its prompt too, and is drawn under a mask.
     """
     return [_chats(lengths, block_size) for lengths in _lengths(limits)]
 
@@ -38,7 +38,9 @@ def _chats(lengths: list[int], block_size: int) -> list[ScheduledRequest]:
     items, first = [], 0
     for index, length in enumerate(lengths):
         blocks = -(-length // block_size)
-        params = SamplingParams(temperature=1.0, top_p=0.9, top_k=40, prompt_logprobs=MAX_LOGPROBS)
+        params = SamplingParams(
+            temperature=1.0, top_p=0.9, top_k=40, prompt_logprobs=MAX_LOGPROBS, allowed_token_ids=[0]
+        )
         request = Request(f"{index}", "", [0] * length, sampling_params=params)
         items.append(_scheduled(request, list(range(first, first + blocks)), num_prompt_logits=length - 1))
         first += blocks

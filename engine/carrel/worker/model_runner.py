@@ -125,6 +125,10 @@ class ChatRunner(ModelRunner):
             for _ in range(config.num_layers)
         ]
 
+    def release(self, request_ids: Sequence[str]) -> None:
+        """What the sampler keeps for these requests goes."""
+        self.sampler.release(request_ids)
+
     def _build(self, requests: list[ScheduledRequest]) -> ForwardBatch:
         assert self.caches, "allocate_kv_cache comes first"
         return build_batch(requests, block_size=self.block_size, causal=True, device=self.device)

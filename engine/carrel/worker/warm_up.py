@@ -7,6 +7,7 @@ where the prefills begin behind the decodes (addresses divisible by 16 or not). 
 from __future__ import annotations
 
 from itertools import cycle
+from typing import Any
 
 from carrel.params import PoolingParams, SamplingParams
 from carrel.request import Request
@@ -15,11 +16,12 @@ from carrel.worker.step_limits import StepLimits
 
 QUERY_LENS = (3, 16, 64, 256)  # one for each size of tile
 NUM_DECODES = (0, 1, 4)
-SAMPLING = (
+SAMPLING: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
     {"temperature": 1.0},
     {"temperature": 1.0, "top_p": 0.9, "top_k": 40},
     {"temperature": 1.0, "repetition_penalty": 1.1, "logprobs": 2},
+    {"temperature": 1.0, "allowed_token_ids": [0, 1], "logit_bias": {1: 1.0}},
 )
 
 
@@ -44,8 +46,8 @@ def pooling_warm_ups(limits: StepLimits) -> list[list[ScheduledRequest]]:
     return [[_input(f"{index}", length) for index in range(3)] for length in lengths]
 
 
-def _chat(name: str, start: int, count: int, block_table: list[int], params: dict[str, float]) -> ScheduledRequest:
-    request = Request(name, "", [0] * (start + count), sampling_params=SamplingParams(**params))  # type: ignore[arg-type]
+def _chat(name: str, start: int, count: int, block_table: list[int], params: dict[str, Any]) -> ScheduledRequest:
+    request = Request(name, "", [0] * (start + count), sampling_params=SamplingParams(**params))
     return ScheduledRequest(request, count, block_table, start, samples=True)
 
 

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from carrel_server.errors import error_object
 from carrel_server.json_response import dumps
+from carrel_server.request_record import request_id
 
 HOP_HEADERS = frozenset({b"upgrade", b"http2-settings", b"connection"})
 MAX_PIPELINED = 8  # requests that are read before the first is answered
@@ -157,10 +158,13 @@ class IgnoreUpgradeProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         body = dumps(error_object(status, message))
-        head = (
-            STATUS_LINE[status] + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        lines = (
+            b"content-type: application/json",
+            b"connection: close",
+            b"content-length: %d" % len(body),
+            b"x-request-id: " + request_id(None).encode(),
         )
-        self.transport.write(head % len(body) + body)
+        self.transport.write(STATUS_LINE[status] + b"\r\n".join(lines) + b"\r\n\r\n" + body)
         self.transport.close()
 
     # -- offers

@@ -97,7 +97,8 @@ def test_connect_is_refused(url: str) -> None:
 
 
 def test_no_http_at_all(url: str) -> None:
-    assert raw_exchange(url, [b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"], until=b"\r\n\r\n").startswith(b"HTTP/1.1 400")
+    answer = raw_exchange(url, [b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"], until=b"}}")
+    assert answer.startswith(b"HTTP/1.1 400") and b'"type":"BadRequestError"' in answer
 
 
 def test_expect_100_continue(url: str) -> None:
@@ -128,6 +129,7 @@ def strict_url() -> Iterator[str]:
 def test_a_head_over_the_limit(strict_url: str, line: bytes) -> None:
     answer = raw_exchange(strict_url, [b"GET " + line], until=b"}}")
     assert answer.startswith(b"HTTP/1.1 431") and b"over 2000 bytes" in answer
+    assert b"\r\nx-request-id: req-" in answer
 
 
 def test_a_head_within_the_limit_may_come_with_a_long_body(strict_url: str) -> None:

@@ -13,6 +13,7 @@ from carrel.hosted_model import HostedModel
 from carrel.lark import after_thinking, nested
 from carrel.params import SamplingParams
 from carrel.parsers.base import AnswerFormat
+from carrel.parsers.call_grammar import about_tools
 from carrel.tokenizer import Tokenizer
 
 MAX_BAD_WORDS = 1000
@@ -44,7 +45,12 @@ def compile_form(model: HostedModel, params: SamplingParams, answer: AnswerForma
         )
     if answer is not None and answer.thought_end is not None:
         lark = _behind_thoughts(lark, answer.thought_start, answer.thought_end, model.tokenizer)
-    return model.grammar_compiler.compile(lark)
+    try:
+        return model.grammar_compiler.compile(lark)
+    except InvalidParamsError as error:
+        if answer is None or answer.tool_grammar is None or params.structured_outputs is not None:
+            raise
+        raise about_tools(error) from error
 
 
 def _behind_thoughts(lark: str, start: str | None, end: str, tokenizer: Tokenizer) -> str:

@@ -315,6 +315,10 @@ def test_refusals(ask):
         ask("qwen3-off", "x", tools=[NOW])
     with pytest.raises(InvalidParamsError, match="none of the tools"):
         ask("hermes", "x", tools=[NOW], tool_choice={"function": {"name": "x"}})
+    loop = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=a)b"}}}
+    with pytest.raises(InvalidParamsError, match=r"^tools: ") as caught:
+        ask("hermes", "x", tools=[{"function": {"name": "f", "parameters": loop}}], tool_choice="required")
+    assert caught.value.param == "tools"
     with pytest.raises(ChatTemplateError, match="system"):
         ask("hermes", "x", chat_template="{{ raise_exception('no system') }}")
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from answers import ANSWERS, TOOLS, fold, make, said
+from carrel import LLM
 from carrel.errors import InvalidParamsError
 from carrel.parsers.registry import resolve_reasoning_parser, resolve_tool_parser, tool_parsers
 from hypothesis import given, settings
@@ -170,3 +171,18 @@ def test_names():
     with pytest.raises(InvalidParamsError, match=r"--reasoning-parser.*'x'.*deepseek_r1"):
         resolve_reasoning_parser("x", None)
     assert len(TOOLS) == 3
+
+
+def test_faces_take_the_names(tiny_models):
+    with pytest.raises(InvalidParamsError, match="--tool-call-parser"):
+        LLM(str(tiny_models("qwen2")), tool_call_parser="gpt")
+    with pytest.raises(InvalidParamsError, match="reasoning_parser needs a model"):
+        LLM(reasoning_parser="qwen3")
+    with LLM(
+        str(tiny_models("qwen2")),
+        tool_call_parser="hermes",
+        reasoning_parser="deepseek-r1",
+        kv_cache_memory_bytes=4 << 20,
+    ) as llm:
+        hosted = llm.host.get(None, "chat")
+        assert (hosted.tool_call_parser, hosted.reasoning_parser) == ("hermes", "deepseek_r1")

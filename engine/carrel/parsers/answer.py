@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from carrel.chat_options import ChatOptions
-from carrel.errors import RequestError
+from carrel.errors import InvalidParamsError, RequestError
 from carrel.parsers.base import AnswerFormat, MessageParser, TextParser
 from carrel.parsers.call_forms import call_form
-from carrel.parsers.call_grammar import Vocabulary, calls_grammar, free_grammar, special_id
+from carrel.parsers.call_grammar import Vocabulary, about_tools, calls_grammar, free_grammar, special_id
 from carrel.parsers.registry import detect_tool_parser, thought_tags, tool_parsers
 from carrel.parsers.thoughts import ThoughtParser, ThoughtState
 from carrel.parsers.tool_set import ToolSet
@@ -34,6 +34,7 @@ def answer_format(model: AnsweringModel, options: ChatOptions, prompt: str) -> A
 
     Raises:
         RequestError: the model may call tools as it likes, and how it writes calls is not known.
+        InvalidParamsError: a tool's schema is not one.
     """
     make: Callable[[], MessageParser] = TextParser
     markers: tuple[str, ...] = ()
@@ -44,7 +45,10 @@ def answer_format(model: AnsweringModel, options: ChatOptions, prompt: str) -> A
         name, tools = _tool_parser(model, options), ToolSet(options.tools)
         parser = tool_parsers()[name]
         make, markers = functools.partial(parser, tools), parser.tokens
-        grammar = _tool_grammar(name, tools, options, model.tokenizer, thought_start)
+        try:
+            grammar = _tool_grammar(name, tools, options, model.tokenizer, thought_start)
+        except InvalidParamsError as error:
+            raise about_tools(error) from error
         calls = None if options.forced_tools else functools.partial(_calls, name, tools, options, model.tokenizer)
     return AnswerFormat(
         make_parser=make if state == "closed" else lambda: ThoughtParser(make(), state, start=start, end=end),

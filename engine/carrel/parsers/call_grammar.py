@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from carrel.errors import InvalidParamsError
 from carrel.lark import ANY_TEXT, quoted
 from carrel.parsers.tool_set import Schema
 
@@ -69,6 +70,11 @@ def marked(marker: str, vocabulary: Vocabulary) -> str:
     """A marker as a Lark expression: its text, or its own token where that is special, which no text matches."""
     token_id = special_id(marker, vocabulary)
     return quoted(marker) if token_id is None else f"(<[{token_id}]> | {quoted(marker)})"
+
+
+def about_tools(error: InvalidParamsError) -> InvalidParamsError:
+    """What is wrong with a form, said of the tools that it was made of."""
+    return InvalidParamsError("tools: " + str(error).removeprefix("structured_outputs: "), param="tools")
 
 
 def special_id(marker: str, vocabulary: Vocabulary) -> int | None:

@@ -13,8 +13,15 @@ from carrel.errors import InvalidParamsError
 class StructuredOutputsParams:
     """Exactly one form. Names and meanings are vLLM's; ``substrings_of`` is carrel's.
 
-    >>> StructuredOutputsParams(choice=["是", "否"]).choice
-    ('是', '否')
+    Goes into ``SamplingParams(structured_outputs=…)``. JSON has the properties in the schema's order, and no more white
+    space than a pretty printer writes. A chat's thoughts come before the form and are free.
+
+    >>> from carrel import LLM, SamplingParams
+    >>> answer = StructuredOutputsParams(choice=["是", "否"])
+    >>> with LLM("starter/reader") as llm:
+    ...     output = llm.generate("水是湿的吗?", SamplingParams(structured_outputs=answer), use_tqdm=False)[0]
+    >>> output.outputs[0].text in answer.choice
+    True
 
     Raises:
         InvalidParamsError: none is given, or several, or an empty one.

@@ -136,3 +136,30 @@ def logprobs(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Itera
         dtype=torch.float32,
         moved_bytes=float(logits.nbytes),
     )
+
+
+def token_bitmask(device: torch.device, dtype: torch.dtype, wanted: CaseSet) -> Iterator[CheckCase]:
+    """Every second row masked; fp32 whatever the model's dtype is."""
+    from carrel.kernels.token_bitmask import mask_tokens
+
+    count, vocab = {"tiny": 4, "full": 32, "timed": 64}[wanted], _vocab(wanted)
+    logits = make_logits(2 * count, vocab).to(device)
+    masks = torch.randint(-(2**31), 2**31, (count, -(-vocab // 32)), device=device).to(torch.int32)
+    rows = torch.arange(0, 2 * count, 2, device=device)
+
+    def masked(function: Any) -> Tensor:
+        out = logits.clone()
+        function(out, masks, rows)
+        return out
+
+    def masks_again() -> tuple[Tensor, ...]:
+        mask_tokens(logits, masks, rows)
+        return ()
+
+    yield CheckCase(
+        name=f"{count} rows",
+        kernel=masks_again if wanted == "timed" else outputs_of(masked, mask_tokens),
+        twin=outputs_of(masked, twins.mask_tokens),
+        dtype=torch.float32,
+        moved_bytes=float(count * vocab * (4 + 2) + masks.nbytes),
+    )

@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 DRAWN: dict[str, dict[str, Any]] = {
     "temperature, top_p, top_k": {"temperature": 0.8, "top_p": 0.9, "top_k": 40},
     "temperature": {"temperature": 1.0},
+    "a mask and biases": {"allowed_token_ids": list(range(5, 400)), "logit_bias": {7: 2.0, 9: -100.0}},
     "penalties": {"repetition_penalty": 1.2, "presence_penalty": 0.5, "frequency_penalty": 0.2},
 }
 

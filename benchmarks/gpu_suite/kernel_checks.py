@@ -31,6 +31,7 @@ CASES = {  # kernel file → module here with a function of the same name that g
     "thresholds": "cases_sampling",
     "penalties": "cases_sampling",
     "logprobs": "cases_sampling",
+    "token_bitmask": "cases_sampling",
     "weight_only_gemm": "cases_gemm",
     "dequantize": "cases_gemm",
     "quantize_rows": "cases_gemm",

@@ -35,6 +35,16 @@ def test_pieces_of_random_tokens_join_to_the_whole(tokenizers, kind, skip, data)
 
 
 @pytest.mark.parametrize("kind", small_tokenizers.KINDS)
+def test_special_tokens_can_be_kept_one_by_one(tokenizers, kind):
+    tokenizer = tokenizers[kind]
+    first, second = sorted(tokenizer.special_ids)[:2]
+    body = tokenizer.encode("你好 world", add_special_tokens=False)
+    shown = "".join(pieces(tokenizer, [first, *body, second, *body], kept_special_ids=frozenset({second})))
+    assert tokenizer.id_to_token(second) in shown
+    assert tokenizer.id_to_token(first) not in shown
+
+
+@pytest.mark.parametrize("kind", small_tokenizers.KINDS)
 @RELAXED
 @given(text=st.text(max_size=30), cuts=st.data())
 def test_pieces_of_any_text_never_break_a_character(tokenizers, kind, text, cuts):

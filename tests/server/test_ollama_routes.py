@@ -118,11 +118,15 @@ def test_options_mean_what_ollama_says(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("num_predict", [-1, -2, 0])
 def test_no_limit_is_the_context(client: httpx.Client, num_predict: int) -> None:
+    """The prompt leaves room for some forty tokens, so that this takes no time."""
+    tokenized = client.post("/tokenize", json={"model": "tiny-chat", "prompt": "书 " * 2000}).json()
+    limit = tokenized["max_model_len"]
+    prompt = client.post("/detokenize", json={"model": "tiny-chat", "tokens": tokenized["tokens"][: limit - 40]}).json()
     options = {"num_predict": num_predict, "temperature": 0, "num_ctx": 1 << 20, "num_gpu": 99, "use_mmap": True}
-    body = {"model": "tiny-chat", "prompt": "书", "raw": True, "stream": False, "options": options}
+    body = {"model": "tiny-chat", **prompt, "raw": True, "stream": False, "options": options}
     answer = client.post("/api/generate", json=body).json()
-    assert answer["done_reason"] in ("stop", "length")
-    assert answer["eval_count"] > 16 or answer["done_reason"] == "stop"
+    assert answer["prompt_eval_count"] >= limit - 45, "the prompt is whole"
+    assert answer["done_reason"] == "stop" or answer["prompt_eval_count"] + answer["eval_count"] == limit
 
 
 def test_logprobs(client: httpx.Client) -> None:

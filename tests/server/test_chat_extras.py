@@ -1,4 +1,4 @@
-"""Fields of vLLM's that show more of an answer: token ids, log probabilities of the prompt, an echo, the caller's id."""
+"""vLLM's fields that show more of an answer: token ids, log probabilities of the prompt, an echo, the caller's id."""
 
 from __future__ import annotations
 

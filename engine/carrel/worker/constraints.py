@@ -77,11 +77,14 @@ class Constraints:
     def __init__(self) -> None:
         self._kept: dict[Request, _Kept] = {}  # by identity
         self._step = 0
+        self._requests: list[Request] = []  # that were looked at last, and what was found
+        self._is_free = self._runs_ahead = True
 
     def of_step(self, items: Sequence[ScheduledRequest], vocab_size: int) -> StepConstraints | None:
         """What holds for row i, ``items[i]``; None if all rows are free. Read during submit() alone."""
         self._step += 1
-        if not any(is_constrained(item.request) for item in items):
+        self._look_at(items)
+        if self._is_free:
             return None
         rows = _Rows()
         for row, item in enumerate(items):
@@ -90,11 +93,26 @@ class Constraints:
         self._forget(4 * len(items) + KEPT)
         return rows.finish(-(-vocab_size // 32))
 
+    def runs_ahead(self, items: Sequence[ScheduledRequest]) -> bool:
+        """Whether no mask of the next step depends on the tokens of this one."""
+        self._look_at(items)
+        return self._runs_ahead
+
     def release(self, request_ids: Sequence[str]) -> None:
         """These requests ended."""
         ended = set(request_ids)
+        if any(request.request_id in ended for request in self._requests):
+            self._requests, self._is_free, self._runs_ahead = [], True, True
         for request in [request for request in self._kept if request.request_id in ended]:
             del self._kept[request]
+
+    def _look_at(self, items: Sequence[ScheduledRequest]) -> None:
+        """The same requests decode for many steps: they are looked at once."""
+        requests = [item.request for item in items]
+        if requests != self._requests:
+            self._requests = requests
+            self._is_free = not any(map(is_constrained, requests))
+            self._runs_ahead = self._is_free or not any(request.reads_output for request in requests)
 
     def _constrain(self, row: int, item: ScheduledRequest, vocab_size: int, rows: _Rows) -> None:
         params = _params(item.request)

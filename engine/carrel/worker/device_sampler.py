@@ -124,7 +124,7 @@ class DeviceSampler:
 
     def runs_ahead(self, items: Sequence[ScheduledRequest]) -> bool:
         """Tokens so far are counted where they are drawn, but a grammar reads them on the host."""
-        return not any(item.request.reads_output for item in items)
+        return self._constraints.runs_ahead(items)
 
     def release(self, request_ids: Sequence[str]) -> None:
         """Their rows of the token table go to others, their matchers go."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,9 +87,3 @@ def walker(kind: str = "byte_level") -> Walker:
     special: Mapping[str, Any] = {key: value for key, value in config.items() if key.endswith("_token")}
     ends = {"byte_level": ["<|im_end|>", "<|endoftext|>"], "byte_fallback": ["</s>"]}[kind]
     return Walker(Tokenizer(TokenizerFiles(backend=make(), special_tokens=dict(special))), ends)
-
-
-def shared_tokenizer(name: str) -> Path | None:
-    """A real tokenizer beside the repository, where there is one."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "tokenizers" / name
-    return folder if folder.is_dir() else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -149,6 +150,21 @@ def test_behind_thoughts(start: str | None, end_id: bool) -> None:
     if not end_id:
         spelled = texts.encode(opening + "a</think>是", longest=1)
         assert texts.accepts(grammar, spelled), "whatever tokens write the end"
+
+
+@pytest.mark.parametrize(("name", "end"), [("qwen3", "<|im_end|>"), ("phi-3-mini", "<|end|>")])
+def test_over_the_vocabulary_of_a_released_model(real_tokenizer_folders: dict[str, Path], name: str, end: str) -> None:
+    texts = Walker(Tokenizer.from_folder(real_tokenizer_folders[name]), [end])
+    grammar = texts.form(json=PERSON)
+    value = json.dumps({"名字": "张三", "年龄": 30, "next": "北京"}, ensure_ascii=False, indent=2)
+    assert texts.accepts(grammar, value)
+    assert not set(texts.ends) & set(texts.allowed(grammar, texts.encode('{"名字": "')))
+    thinking = texts.compiler.compile(after_thinking(JSON, "</think>"))
+    assert texts.accepts(thinking, '嗯 {"\n</think>\n\n{"a": 1}')
+    for seed in range(3):
+        text = texts.write(grammar, seed)
+        if text is not None:
+            jsonschema.validate(json.loads(text), PERSON)
 
 
 def test_thoughts_that_begin_with_a_special_token() -> None:

@@ -2,7 +2,7 @@
 
 ::
 
-    access log, request ids → Ollama's errors → CORS → API key → gate (loading, ending, too many) → routes
+    access log, request ids → errors in other dialects → CORS → API key → gate (loading, ending, too many) → routes
                                                                        → errors as OpenAI's object
 """
 
@@ -20,10 +20,10 @@ from starlette.requests import ClientDisconnect
 
 from carrel_server.access_log import HEADER, AccessLogMiddleware
 from carrel_server.auth import ApiKeyMiddleware
+from carrel_server.error_dialects import ErrorDialects
 from carrel_server.errors import HttpError, LastResortMiddleware, on_disconnect, on_error, on_http_exception
 from carrel_server.http_metrics import HttpMetrics
 from carrel_server.keys import KeyRing
-from carrel_server.ollama_errors import OllamaErrors
 from carrel_server.readiness import GateMiddleware, Readiness
 from carrel_server.routes import (
     chat,
@@ -79,7 +79,7 @@ def create_app(llm: AsyncLLM | None = None, settings: ServerSettings | None = No
     keys, readiness, metrics = KeyRing(settings.api_keys), Readiness(settings.max_concurrent_requests), HttpMetrics()
     gate = [
         Middleware(AccessLogMiddleware, settings=settings, metrics=metrics),
-        Middleware(OllamaErrors),
+        Middleware(ErrorDialects),
         Middleware(LastResortMiddleware),
         *_cors(settings),
         Middleware(ApiKeyMiddleware, keys=keys),

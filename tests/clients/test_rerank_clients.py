@@ -100,6 +100,14 @@ def test_cohere_v1_returns_documents(url: str, expected: list[tuple[str, float]]
     close(client)
 
 
+def test_jina_says_what_is_wrong(url: str) -> None:
+    """It reads ``detail`` of an answer without results."""
+    for model, key, message in (("nobody", API_KEY, "nobody"), (RERANK, "wrong", "API key")):
+        jina = JinaRerank(top_n=1, model=model, base_url=f"{url}/v1", api_key=key)
+        with pytest.raises(RuntimeError, match=message):
+            ranked_by(jina)
+
+
 def test_cohere_errors(cohere_client: Any) -> None:
     with pytest.raises(cohere.errors.NotFoundError, match=RERANK):
         cohere_client.rerank(model="rerank-9", query=QUERY, documents=DOCUMENTS)

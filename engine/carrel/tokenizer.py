@@ -17,6 +17,7 @@ from carrel.errors import RequestError
 from carrel.tokenizer_files import TokenizerFiles, load_tokenizer_files
 
 CHARACTERS_READ = 16  # of a text that will be cut, for each token that is kept
+LONG_TEXT = 2_000  # characters, or ids: from here on the backend is called so that other threads go on meanwhile
 CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")  # each loses its spaces
 
 
@@ -121,6 +122,8 @@ class Tokenizer:
 
     def _encode(self, text: str) -> Any:
         try:
+            if isinstance(text, str) and len(text) >= LONG_TEXT:  # as in decode_raw
+                return self._backend.encode_batch([text], add_special_tokens=False)[0]
             return self._backend.encode(text, add_special_tokens=False)
         except (TypeError, UnicodeError) as error:
             if not isinstance(text, str):
@@ -140,11 +143,13 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of ids, as transformers gives it. Ids outside of the vocabulary are left out."""
-        text = str(self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+        text = self.decode_raw(token_ids, skip_special_tokens)
         return clean_up(text) if self._files.clean_up else text
 
     def decode_raw(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text before any clean-up."""
+        if len(token_ids) >= LONG_TEXT:  # only the backend's batches let go of Python's lock
+            return str(self._backend.decode_batch([list(token_ids)], skip_special_tokens=skip_special_tokens)[0])
         return str(self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
     def id_to_token(self, token_id: int) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -127,6 +129,36 @@ def test_many_threads_share_one_tokenizer(tokenizers):
         cut = list(pool.map(lambda text: tokenizer.encode(text, max_length=7), texts))
         assert list(pool.map(tokenizer.encode, texts)) == expected
     assert cut == [ids[:7] for ids in expected]
+
+
+@pytest.mark.parametrize("kind", small_tokenizers.KINDS)
+def test_long_texts_are_read_as_short_ones_are(tokenizers, kind):
+    """They take another way through the backend."""
+    tokenizer, text = tokenizers[kind], "馆藏 The quick brown fox. \n" * 200
+    ids = tokenizer.encode(text)
+    assert ids == list(tokenizer.backend.encode(text).ids)
+    assert tokenizer.decode_raw(ids) == tokenizer.backend.decode(ids)
+    with pytest.raises(RequestError, match="surrogate"):
+        tokenizer.encode(text + "\ud800")
+
+
+def test_a_long_text_does_not_stop_other_threads(tokenizers):
+    """An event loop among them: a prompt of a megabyte must not hold its streams up."""
+    tokenizer, text = tokenizers["byte_level"], "馆藏 The quick brown fox. " * 20_000
+    seconds: list[float] = []
+
+    def encode() -> None:
+        time.sleep(0.05)  # until the other thread watches
+        start = time.thread_time()
+        tokenizer.encode(text)
+        seconds.append(time.thread_time() - start)
+
+    thread, naps = threading.Thread(target=encode), 0
+    thread.start()
+    while thread.is_alive():
+        time.sleep(0.005)
+        naps += 1
+    assert naps > 20 + seconds[0] / 0.05, "it slept and woke while the other one worked"
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path):

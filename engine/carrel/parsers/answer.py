@@ -8,6 +8,7 @@ from typing import Protocol
 
 from carrel.chat_options import ChatOptions
 from carrel.errors import InvalidParamsError, RequestError
+from carrel.parsers.bare_values import NoForm
 from carrel.parsers.base import AnswerFormat, MessageParser, TextParser
 from carrel.parsers.call_forms import call_form
 from carrel.parsers.call_grammar import Vocabulary, about_tools, calls_grammar, free_grammar, special_id
@@ -43,12 +44,9 @@ def answer_format(model: AnsweringModel, options: ChatOptions, prompt: str) -> A
     thought_start = start if state == "maybe" else None
     if options.may_call:
         name, tools = _tool_parser(model, options), ToolSet(options.tools)
+        name, grammar = _held(name, tools, options, model.tokenizer, thought_start)
         parser = tool_parsers()[name]
         make, markers = functools.partial(parser, tools), parser.tokens
-        try:
-            grammar = _tool_grammar(name, tools, options, model.tokenizer, thought_start)
-        except InvalidParamsError as error:
-            raise about_tools(error) from error
         calls = None if options.forced_tools else functools.partial(_calls, name, tools, options, model.tokenizer)
     return AnswerFormat(
         make_parser=make if state == "closed" else lambda: ThoughtParser(make(), state, start=start, end=end),
@@ -70,6 +68,21 @@ def _tool_parser(model: AnsweringModel, options: ChatOptions) -> str:
             param="tools",
         )
     return found or "json"
+
+
+def _held(
+    name: str, tools: ToolSet, options: ChatOptions, vocabulary: Vocabulary, thought_start: str | None
+) -> tuple[str, str | None]:
+    """The format and its grammar. Forced calls are JSON where the model's own format cannot be held to a schema."""
+    try:
+        try:
+            return name, _tool_grammar(name, tools, options, vocabulary, thought_start)
+        except NoForm:
+            if not options.forced_tools:
+                raise
+            return "json", _tool_grammar("json", tools, options, vocabulary, thought_start)
+    except InvalidParamsError as error:
+        raise about_tools(error) from error
 
 
 def _tool_grammar(

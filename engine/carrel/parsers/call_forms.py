@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
-from carrel.lark import ANY_TEXT, json_value, quoted
+from carrel.lark import json_value, quoted
 from carrel.parsers import deepseek, mistral, qwen3_coder
+from carrel.parsers.bare_values import COMMA, bare_value, check_object, python_literal
 from carrel.parsers.call_grammar import CallForm, Rules, Vocabulary, marked
-from carrel.parsers.tool_set import Schema, properties_of, types_of
+from carrel.parsers.tool_set import Schema, others_of, properties_of
 
 Body = Callable[[Rules, str, Schema], str]
 
@@ -81,7 +82,15 @@ def _deepseek(token: Callable[[str], str], *, has_types: bool) -> CallForm:
 
 def _python(rules: Rules, name: str, schema: Schema) -> str:
     """``name(key=value, …)`` in the order of the schema, every value as JSON, which Python's literals nearly are."""
-    arguments = _listed(rules, ((quoted(f"{key}=") + " " + value, needed) for key, value, needed in _values(schema)))
+    check_object(schema)
+    other = others_of(schema)
+    if other is not None:
+        key = rules.terminal(r"/[\p{L}_][\p{L}\p{N}_]{0,63}=/")
+        item = rules.rule(f"{key} {json_value(other) if other else python_literal(rules)}")
+        arguments = f"({item} ({rules.terminal(COMMA)} {item})*)?"
+    else:
+        named = ((quoted(f"{key}=") + " " + value, needed) for key, value, needed in _values(schema))
+        arguments = _listed(rules, named)
     return f"{quoted(name + '(')} {arguments} {quoted(')')}"
 
 
@@ -111,30 +120,16 @@ EMPTY = '""'
 
 def _tags(rules: Rules, name: str, schema: Schema) -> str:
     """Qwen3-Coder's tags."""
+    check_object(schema)
     end = f"\n{qwen3_coder.PARAMETER_END}\n"
     parts = []
     for key, part, needed in properties_of(schema):
         head = quoted(f"{qwen3_coder.PARAMETER}{key}>\n")
-        parts.append(rules.rule(f"{head} {_bare_value(rules, part, end)}") + ("" if needed else "?"))
+        value = bare_value(rules, part, end, qwen3_coder.PARAMETER_END)
+        parts.append(rules.rule(f"{head} {value}") + ("" if needed else "?"))
+    other = others_of(schema)
+    if other is not None:
+        head = rules.terminal(rf"{quoted(qwen3_coder.PARAMETER)} /[^<>\n]{{1,64}}>\n/")
+        parts.append(rules.rule(f"{head} {bare_value(rules, other, end, qwen3_coder.PARAMETER_END)}") + "*")
     head = quoted(f"{qwen3_coder.FUNCTION}{name}>\n")
     return " ".join([head, *parts, quoted(qwen3_coder.FUNCTION_END)])
-
-
-def _bare_value(rules: Rules, schema: Mapping[str, object], end: str) -> str:
-    """A value and what ends it: a string stands bare, everything else is JSON."""
-    words = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else None
-    if isinstance(words, list):
-        spelled = [word if isinstance(word, str) else json.dumps(word, ensure_ascii=False) for word in words]
-        return f"({' | '.join(map(quoted, spelled))}) {quoted(end)}"
-    if "string" not in types_of(schema, schema):
-        return f"{json_value(schema)} {quoted(end)}"
-    inside = quoted(qwen3_coder.PARAMETER_END)
-    limits = [f"~({ANY_TEXT} {inside} {ANY_TEXT})", _length(schema)]
-    return rules.terminal(f"({' & '.join(filter(None, limits))}) {quoted(end)}")
-
-
-def _length(schema: Mapping[str, object]) -> str:
-    least, most = schema.get("minLength"), schema.get("maxLength")
-    if not isinstance(least, int) and not isinstance(most, int):
-        return ANY_TEXT
-    return f"/(?s:.{{{least or 0},{'' if most is None else most}}})/"

@@ -43,6 +43,10 @@ class Rules:
         """A terminal's name: one regular expression."""
         return self._add("T", "", expression)
 
+    def fill(self, name: str, expression: str) -> None:
+        """What a rule is that was named before, for it stands in itself."""
+        self._lines[int(name[1:])] = f"{name}: {expression}"
+
     def text(self, start: str) -> str:
         """The grammar whose answer is ``start``."""
         return "\n".join([f"start: {start}", *self._lines, ""])

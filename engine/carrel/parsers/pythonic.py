@@ -10,7 +10,7 @@ from carrel.parsers.reader import NotACall, Steps
 from carrel.parsers.tool_parser import ToolCallParser
 
 NAME = re.compile(r"[\w.:/-]")
-KEY = re.compile(r"\w")
+KEY = re.compile(r"[^\s=,()\[\]{}'\"]")  # any name of a parameter, though Python would not take it
 
 
 class PythonicParser(ToolCallParser):

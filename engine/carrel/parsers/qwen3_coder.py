@@ -43,6 +43,7 @@ class Qwen3CoderParser(ToolCallParser):
 
     def _parameters(self, name: str) -> Steps[None]:
         reader, types, opening = self.reader, self.tools.types(name), "{"
+        others = self.tools.other_types(name)
         yield from reader.space()
         while (yield from reader.optional(PARAMETER)):
             key = yield from reader.until(">")
@@ -50,7 +51,7 @@ class Qwen3CoderParser(ToolCallParser):
             yield from reader.optional("\n")
             self._write(f"{opening}{json.dumps(key, ensure_ascii=False)}: ")
             opening = ", "
-            yield from self._value(types.get(key, frozenset({"string"})))
+            yield from self._value(types.get(key, others))
             yield from reader.space()
         if opening == ", ":
             self._write("}")

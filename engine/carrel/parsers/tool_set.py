@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from carrel.chat_options import Tool
+from carrel.schema_limits import MAX_DEPTH
 
 Schema = Mapping[str, Any]
 TYPES = frozenset({"string", "number", "integer", "boolean", "null", "array", "object"})
+DEFINITIONS = ("$defs", "definitions")
+IN_DEFINITIONS = tuple(f"#/{key}/" for key in DEFINITIONS)
 JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
 
 
@@ -58,22 +61,82 @@ class ToolSet:
         schema = self.schema(name) if name in self._functions else {}
         return {key: types_of(part, part) for key, part, _ in properties_of(schema)}
 
+    def other_types(self, name: str) -> frozenset[str]:
+        """The same of a parameter that the tool does not name: a string where the schema does not say."""
+        other = others_of(self.schema(name)) if name in self._functions else None
+        return types_of(other, other) if other else frozenset({"string"})
+
 
 def properties_of(schema: Schema) -> Iterator[tuple[str, Schema, bool]]:
     """(name, schema, whether it is needed) of each property; the schemas stand for themselves, definitions and all."""
-    schema = resolved(schema, schema)
+    root, schema = schema, resolved(schema, schema)
     properties, required = schema.get("properties"), schema.get("required")
-    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     needed = required if isinstance(required, Sequence) else ()
     for name, part in (properties if isinstance(properties, Mapping) else {}).items():
-        found = resolved(part, schema)
-        refers = "$ref" in repr(found)
-        yield name, {**found, **shared} if refers else found, name in needed
+        yield name, standing_alone(resolved(part, root), root), name in needed
+
+
+def others_of(schema: Schema) -> Schema | None:
+    """The schema of properties without a name, if that is how the schema speaks of them; None: there are none.
+
+    >>> others_of({"type": "object"}), others_of({"properties": {"a": {}}})
+    ({}, None)
+    """
+    found = resolved(schema, schema)
+    other = found.get("additionalProperties", True)
+    if found.get("properties") or other is False:
+        return None
+    return standing_alone(resolved(other, schema), schema)
+
+
+def standing_alone(part: Schema, root: Schema) -> Schema:
+    """``part`` of ``root`` with all that its references lead to.
+
+    >>> root = {"properties": {"a": {"type": "string"}, "b": {"items": {"$ref": "#/properties/a"}}}}
+    >>> standing_alone(root["properties"]["b"], root)["items"]
+    {'$ref': '#/$defs/root/properties/a'}
+    """
+    if not _references(part):
+        return part
+    shared = {key: root[key] for key in DEFINITIONS if key in root}
+    if all(reference.startswith(IN_DEFINITIONS) for reference in _references([part, shared])):
+        return {**part, **shared}
+    return {**_moved(part), "$defs": {"root": _moved(root)}}
+
+
+def _references(value: Any) -> list[str]:
+    found, pending = [], [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Mapping):
+            if isinstance(reference := item.get("$ref"), str):
+                found.append(reference)
+            pending += item.values()
+        elif isinstance(item, list | tuple):
+            pending += item
+    return found
+
+
+def _moved(value: Any, depth: int = 0) -> Any:
+    """A schema whose references lead to where the root goes. One that is too deep is left to those who refuse it."""
+    if depth > MAX_DEPTH:
+        return value
+    if isinstance(value, Mapping):
+        return {
+            key: f"#/$defs/root{child[1:]}"
+            if key == "$ref" and str(child).startswith("#")
+            else _moved(child, depth + 1)
+            for key, child in value.items()
+        }
+    return [_moved(child, depth + 1) for child in value] if isinstance(value, list | tuple) else value
 
 
 def resolved(schema: Any, root: Schema, depth: int = 0) -> Schema:
-    """The schema itself, where it is only a reference into ``root``."""
+    """The schema itself, where it is only a reference into ``root``, or all of one schema."""
     reference = schema.get("$ref") if isinstance(schema, Mapping) else None
+    if isinstance(schema, Mapping) and isinstance(several := schema.get("allOf"), Sequence) and len(several) == 1:
+        rest = {key: value for key, value in schema.items() if key != "allOf"}
+        return {**resolved(several[0], root, depth + 1), **rest} if depth <= 8 else schema
     if not isinstance(reference, str) or not reference.startswith("#/") or depth > 8:
         return schema if isinstance(schema, Mapping) else {}
     target: Any = root

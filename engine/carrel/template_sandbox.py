@@ -1,13 +1,11 @@
 """Where chat templates run, programs that come with a model or with a request. Knows Jinja; knows no messages.
 
 A template can change nothing, and gets so many turns of its loops, so much time and so much text; more is refused.
-Single steps are bounded where they make something large of something small: products, powers, joined and padded texts.
+Single steps are bounded where they make something large of something small: :mod:`carrel.template_limits`.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -20,16 +18,21 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-MAX_TURNS = 1_000_000  # of all loops of one rendering
+from carrel.template_limits import (
+    LARGE_WIDTH,
+    TooMuch,
+    bounded_filters,
+    bounded_value,
+    check_method,
+    check_operator,
+    check_size,
+)
+
+MAX_TURNS = 1_000_000  # of all loops and calls of one rendering
 MAX_SECONDS = 10.0
-MAX_TEXT = 1 << 24  # characters of a rendering, and of every text on the way
-MAX_EXPONENT = 64
-LARGE_NUMBER = re.compile(r"\d{5}")  # a width in a format
+# Filters and functions that make as much as they are told, and that no template of a chat needs.
+UNBOUNDED = ("center", "wordwrap", "batch", "slice", "urlize", "xmlattr", "pprint")
 BUDGET = "carrel_budget"
-
-
-class TooMuch(jinja2.TemplateRuntimeError):
-    """The template asked for more than it may have."""
 
 
 class Budget:
@@ -56,10 +59,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**", "+", "%"})
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-        self.filters |= {"tojson": _to_json, "carrel_turns": _turns, "carrel_text": _bounded_text}
-        self.filters.pop("center")  # pads as far as it is told
-        self.globals |= {"raise_exception": _raise, "strftime_now": lambda form: datetime.now().strftime(form)}
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=bounded_value
+        )
+        self.filters |= {"carrel_turns": _turns, "carrel_value": bounded_value} | bounded_filters()
+        for name in UNBOUNDED:
+            self.filters.pop(name)
+        self.globals.pop("lipsum")
+        self.globals |= {"raise_exception": _raise, "strftime_now": _now}
 
     def draw(self, template: jinja2.Template, **values: Any) -> str:
         """Render, as far as the budget goes.
@@ -71,31 +78,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for piece in template.generate(**values, **{BUDGET: Budget()}):
             pieces.append(piece)
             length += len(piece)
-            _check_size(length)
+            check_size(length)
         return "".join(pieces)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Jinja's hook for the operators above."""
-        if operator == "*":
-            for text, times in ((left, right), (right, left)):
-                if isinstance(text, str | list | tuple) and isinstance(times, int):
-                    _check_size(len(text) * times)
-        elif operator == "**" and not (abs(left) <= MAX_TEXT and abs(right) <= MAX_EXPONENT):
-            raise TooMuch("a power that large")
-        elif operator == "+" and isinstance(left, str | list | tuple) and isinstance(right, str | list | tuple):
-            _check_size(len(left) + len(right))
-        elif operator == "%" and isinstance(left, str) and LARGE_NUMBER.search(left):
-            raise TooMuch("a text that wide")
+        check_operator(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # as Jinja has it
-        """Jinja's hook for calls: texts are padded by numbers, or by numbers in a format."""
-        if isinstance(text := getattr(__obj, "__self__", None), str):
-            numbers = [value for value in (*args, *kwargs.values()) if isinstance(value, int)]
-            formats = __obj.__name__.startswith("format") and LARGE_NUMBER.search(text)
-            if formats or any(number > MAX_TEXT for number in numbers):
-                raise TooMuch("a text that wide")
-        return super().call(__context, __obj, *args, **kwargs)
+        """Jinja's hook for calls, of macros too: each is a turn."""
+        _budget(__context).spend()
+        method = getattr(__obj, "__wrapped__", __obj)  # Jinja wraps a text's format
+        if isinstance(text := getattr(method, "__self__", None), str):
+            check_method(text, method.__name__, (*args, *kwargs.values()))
+        return bounded_value(super().call(__context, __obj, *args, **kwargs))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -105,7 +102,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Bounds(NodeTransformer):
-    """Puts the filters that count around the iterables of loops and around joined texts."""
+    """Puts the filters that count around the iterables of loops, and around texts and values that are put together."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # named after the node
         self.generic_visit(node)
@@ -114,7 +111,19 @@ class _Bounds(NodeTransformer):
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
         self.generic_visit(node)
-        return _filtered(node, "carrel_text")
+        return _filtered(node, "carrel_value")
+
+    def visit_AssignBlock(self, node: nodes.AssignBlock) -> nodes.AssignBlock:
+        self.generic_visit(node)
+        node.filter = _filtered(node.filter, "carrel_value")
+        return node
+
+    def visit_List(self, node: nodes.List | nodes.Tuple | nodes.Dict) -> nodes.Expr:
+        self.generic_visit(node)
+        is_constant = all(isinstance(item, nodes.Const) for item in node.items)
+        return node if is_constant or getattr(node, "ctx", "load") != "load" else _filtered(node, "carrel_value")
+
+    visit_Tuple = visit_Dict = visit_List
 
 
 class Generation(Extension):
@@ -127,15 +136,20 @@ class Generation(Extension):
         return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+def _filtered(node: nodes.Expr | None, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno if node else 1)
+
+
+def _budget(context: Context) -> Budget:
+    budget = context.resolve(BUDGET)
+    if not isinstance(budget, Budget):
+        raise TooMuch(f"{BUDGET} is not its to set")
+    return budget
 
 
 @pass_context
 def _turns(context: Context, items: Iterable[Any]) -> Iterable[Any]:
-    budget = context.resolve(BUDGET)
-    if not isinstance(budget, Budget):
-        raise TooMuch(f"{BUDGET} is not its to set")
+    budget = _budget(context)
     if isinstance(items, jinja2.Undefined) or not hasattr(items, "__len__"):
         return _counted(budget, items)
     return _Sized(budget, items)
@@ -160,25 +174,10 @@ class _Sized:
         return _counted(self._budget, self._items)
 
 
-def _bounded_text(text: Any) -> Any:
-    _check_size(len(text))
-    return text
-
-
-def _check_size(length: int) -> None:
-    if length > MAX_TEXT:
-        raise TooMuch(f"it makes more than {MAX_TEXT} characters")
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes for HTML, which a prompt must not be."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _now(form: str) -> str:
+    if LARGE_WIDTH.search(form):
+        raise TooMuch("a text that wide")
+    return datetime.now().strftime(form)
 
 
 def _raise(message: str) -> None:

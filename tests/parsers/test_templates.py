@@ -183,9 +183,26 @@ def test_the_tool_use_template_is_for_tools(tiny_models: TinyModels, tmp_path):
         "{{ 'a'|center(1000000000) }}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{{ range(1000000000) }}",
+        "{{ 'a\\nb'|indent(1000000000) }}",
+        "{{ messages|tojson(indent=1000000000) }}",
+        "{{ '%*d'|format(1000000000, 1) }}",
+        "{{ '{:{}}'.format('a', 1000000000) }}",
+        "{{ strftime_now('%1000000000Y') }}",
+        "{% set a = 'a' * 9999999 %}{{ a|replace('a', a) }}",
+        "{% set a = 'a' * 9999999 %}{{ a.replace('a', a) }}",
+        "{% set a = 'a' * 9999999 %}{{ range(9999)|join(a) }}",
+        "{% set a = 'a' * 9999 %}{{ a.join(a) }}",
+        "{{ ('\\t' * 9999999).expandtabs(9999) }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x={}) %}{% for i in range(60) %}{% set ns.x = {1: ns.x, 2: ns.x} %}{% endfor %}",
+        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set x %}{{ ns.x }}{{ ns.x }}{% endset %}"
+        "{% set ns.x = x %}{% endfor %}",
+        "{% for i in range(99) recursive %}{{ loop(range(99)) if loop.depth < 8 }}{% endfor %}",
+        "{% macro m(n) %}{{ m(n - 1) ~ m(n - 1) if n }}{% endmacro %}{{ m(60) }}",
     ],
 )
-def test_bombs_are_refused(bomb):
+def test_bombs_are_refused(bomb, monkeypatch):
+    monkeypatch.setattr("carrel.template_sandbox.MAX_TURNS", 20_000)  # what a quick test can wait for
     with pytest.raises(ChatTemplateError):
         ChatTemplate(bomb).render([USER])
 
@@ -196,3 +213,13 @@ def test_loops_keep_their_helpers():
     nested = "{% for k, v in {'a': [1, 2]}.items() %}{{ k ~ v|length }}{% else %}none{% endfor %}"
     assert ChatTemplate(nested).render([USER]) == "a2"
     assert ChatTemplate("{% for x in nothing %}{% else %}none{% endfor %}").render([USER]) == "none"
+
+
+def test_filters_that_are_bounded_do_what_they_did():
+    text = (
+        "{{ ['你', 1]|join('-') }} {{ messages|join(',', attribute='role') }} {{ 'a\\nb'|indent(2, true) }} "
+        "{{ 'aba'|replace('a', 'c', 1) }} {{ '%02d'|format(7) }} {{ 5|string ~ none|string }} "
+        "{{ {'a': '<你>'}|tojson(indent=1) }} {% set (a, b) = (1, [2]) %}{{ a }}{{ b }} {{ '{:>4}'.format(a) }}"
+    )
+    expected = '你-1 user   a\n  b cba 07 5None {\n "a": "<你>"\n} 1[2]    1'
+    assert ChatTemplate(text).render([USER]) == expected

@@ -53,7 +53,7 @@ class Tokenizer:
     ) -> list[int]:
         """Ids of a text; with ``max_length`` one side of the text is cut, special tokens are kept."""
         if max_length is None:
-            return self.finish(self.begin(text), add_special_tokens=add_special_tokens)
+            return self._encode_all(text, add_special_tokens)
         room = max(0, max_length - (self.num_special_tokens if add_special_tokens else 0))
         encoding = self.begin(text, room if truncation_side == "right" else None)
         encoding.truncate(room, direction=truncation_side)
@@ -120,15 +120,21 @@ class Tokenizer:
         pair = self._backend.post_process(a, b, True)
         return list(pair.ids), list(pair.type_ids)
 
+    def _encode_all(self, text: str, add_special_tokens: bool) -> list[int]:
+        if not isinstance(text, str) or len(text) < LONG_TEXT:
+            return self.finish(self._encode(text), add_special_tokens=add_special_tokens)
+        try:  # only the backend's batches let go of Python's lock
+            return list(self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+        except (TypeError, UnicodeError) as error:
+            raise _unreadable(text) from error
+
     def _encode(self, text: str) -> Any:
         try:
-            if isinstance(text, str) and len(text) >= LONG_TEXT:  # as in decode_raw
+            if isinstance(text, str) and len(text) >= LONG_TEXT:
                 return self._backend.encode_batch([text], add_special_tokens=False)[0]
             return self._backend.encode(text, add_special_tokens=False)
         except (TypeError, UnicodeError) as error:
-            if not isinstance(text, str):
-                raise RequestError(f"A text must be a string, got {type(text).__name__}.") from error
-            raise RequestError("The text holds half of a surrogate pair (it is not valid Unicode).") from error
+            raise _unreadable(text) from error
 
     @cached_property
     def num_special_tokens(self) -> int:
@@ -148,7 +154,7 @@ class Tokenizer:
 
     def decode_raw(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text before any clean-up."""
-        if len(token_ids) >= LONG_TEXT:  # only the backend's batches let go of Python's lock
+        if len(token_ids) >= LONG_TEXT:  # as in _encode_all
             return str(self._backend.decode_batch([list(token_ids)], skip_special_tokens=skip_special_tokens)[0])
         return str(self._backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
@@ -288,3 +294,8 @@ def byte_level_bytes(token: str) -> bytes:
     alphabet = byte_of_char()
     values = [alphabet.get(char) for char in token]
     return token.encode() if None in values else bytes(value for value in values if value is not None)
+
+
+def _unreadable(text: object) -> RequestError:
+    not_unicode = "The text holds half of a surrogate pair (it is not valid Unicode)."
+    return RequestError(not_unicode if isinstance(text, str) else f"A text must be a string, got {type(text).__name__}.")

@@ -1,4 +1,4 @@
-"""A request's body: bytes, then JSON, then a checked schema.
+"""A request's body: bytes, then JSON, then a checked schema. A long one is read in a thread, off the event loop.
 
 Does not look at content types, as many clients lie there.
 """
@@ -13,10 +13,13 @@ from pydantic import ValidationError
 from starlette.requests import Request
 
 from carrel_server.errors import HttpError, validation_error
+from carrel_server.json_body import TooManyValues, loads
 from carrel_server.limits import check_limits
 from carrel_server.schemas.base import Body
 from carrel_server.service import service_of
+from carrel_server.settings import ServerSettings
 
+BYTES_IN_LOOP = 65_536  # what is longer is read in a thread
 BodyT = TypeVar("BodyT", bound=Body)
 
 
@@ -35,8 +38,20 @@ async def read_body(request: Request, schema: type[BodyT]) -> BodyT:
             data = await _read_bytes(request, settings.max_body_bytes)
     except TimeoutError:
         raise HttpError(408, f"The body did not come within {settings.body_timeout:g} seconds.") from None
+    if len(data) <= BYTES_IN_LOOP:
+        body, unknown = _checked(data, schema, settings)
+    else:
+        body, unknown = await asyncio.to_thread(_checked, data, schema, settings)
+    service.warn_unknown(request.url.path, unknown)
+    return body
+
+
+def _checked(data: bytes, schema: type[BodyT], settings: ServerSettings) -> tuple[BodyT, list[str]]:
+    """The body, and the names of its fields that mean nothing."""
     try:
-        value = orjson.loads(data)
+        value = loads(data)
+    except TooManyValues as error:
+        raise HttpError(400, str(error)) from None
     except orjson.JSONDecodeError as error:
         raise HttpError(400, f"The body is not valid JSON: {error}.") from None
     if not isinstance(value, dict):
@@ -46,8 +61,7 @@ async def read_body(request: Request, schema: type[BodyT]) -> BodyT:
         body = schema.model_validate(value)
     except ValidationError as error:
         raise validation_error(error) from None
-    service.warn_unknown(request.url.path, body.unknown_fields())
-    return body
+    return body, body.unknown_fields()
 
 
 async def _read_bytes(request: Request, limit: int) -> bytes:

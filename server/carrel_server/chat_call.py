@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,6 @@ from fastapi import Request
 from carrel_server.auth import cache_salt
 from carrel_server.chat_beams import chat_beams
 from carrel_server.chat_shapes import ChatShape, message_of
-from carrel_server.json_response import JsonResponse
 from carrel_server.logprobs import chat_logprobs
 from carrel_server.reasoning_tokens import count_reasoning
 from carrel_server.schemas.chat import ChatBody
@@ -147,10 +145,3 @@ def final_usage(call: ChatCall, output: RequestOutput) -> Usage:
     )
     call.service.metrics.finished(call.hosted.names[0], output, usage.completion_tokens, len(output.outputs))
     return usage
-
-
-async def written(call: ChatCall, make: Callable[[], dict[str, Any]]) -> JsonResponse:
-    """The answer that ``make`` makes; in a thread if it has log probabilities, thousands of which take their time."""
-    if call.body.logprobs or call.body.prompt_logprobs is not None:
-        return await asyncio.to_thread(lambda: JsonResponse(make()))
-    return JsonResponse(make())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 
+ENTRIES_IN_LOOP = 1000  # of an answer; a longer one is made and written in a thread, or all streams would wait
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -20,3 +23,10 @@ class JsonResponse(Response):
 
     def render(self, content: Any) -> bytes:
         return content if isinstance(content, bytes) else dumps(content)
+
+
+async def written(make: Callable[[], Any], num_entries: int) -> JsonResponse:
+    """The answer that ``make`` gives, off the event loop if it is long; ``num_entries`` is how long, roughly."""
+    if num_entries <= ENTRIES_IN_LOOP:
+        return JsonResponse(make())
+    return JsonResponse(await asyncio.to_thread(lambda: dumps(make())))

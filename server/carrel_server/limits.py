@@ -25,6 +25,7 @@ LISTS = {
     "stop_token_ids": "max_stop_strings",
 }
 NESTED = ("extra_body", "options")  # OpenAI's SDKs' and Ollama's
+MAX_FIELDS = 1000  # of a body, and of the variables of a chat template
 NUMBERS = {"n": "max_choices", "best_of": "max_choices"}
 
 
@@ -41,9 +42,12 @@ def check_limits(body: Mapping[str, Any], settings: ServerSettings) -> None:
         number = body.get(name)
         if isinstance(number, int | float) and number > getattr(settings, limit):
             raise _too_many(name, str(number), limit, settings)
+    for fields, place in ((body, "The body"), (body.get("chat_template_kwargs"), "chat_template_kwargs")):
+        if isinstance(fields, Mapping) and len(fields) > MAX_FIELDS:
+            raise HttpError(400, f"{place} has {len(fields)} fields; {MAX_FIELDS} are allowed.")
     for name in NESTED:
         if isinstance(inner := body.get(name), dict):
-            check_limits({**inner, **dict.fromkeys(NESTED)}, settings)
+            check_limits({key: value for key, value in inner.items() if key not in NESTED}, settings)
 
 
 def _is_one_input(name: str, value: list[Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from carrel.outputs import Logprob, LogprobsOnePosition
+from carrel.outputs import Logprob, LogprobsOnePosition, RequestOutput
 
 MIN_LOGPROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot write
 
@@ -93,3 +93,10 @@ def _text(tokenizer: TokenBytes, token_id: int, logprob: Logprob, as_ids: bool) 
 
 def _finite(logprob: Logprob) -> float:
     return max(float(logprob.logprob), MIN_LOGPROB)
+
+
+def num_entries(output: RequestOutput, logprobs: int | None) -> int:
+    """Tokens of an answer with the log probabilities of each: how much there is to write."""
+    num_tokens = sum(len(choice.token_ids) for choice in output.outputs)
+    in_prompt = sum(len(position or ()) for position in output.prompt_logprobs or ())
+    return num_tokens * (1 + (logprobs or 0)) + in_prompt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -91,7 +92,17 @@ def make_server(app: FastAPI, plan: ServePlan, address: str) -> CarrelServer:
 def load_engine(plan: ServePlan) -> EngineHost:
     from carrel.host import EngineHost  # loads torch: not before the port answers
 
-    return EngineHost(plan.models, plan.engine)
+    host = EngineHost(plan.models, plan.engine)
+    calm_collector()
+    return host
+
+
+def calm_collector() -> None:
+    """While Python looks for garbage in cycles all threads wait, tenths of seconds if it looks through everything.
+    What has been loaded stays, so it is looked through no more; and a large answer is no reason to look through all."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(5_000, 10, 50)
 
 
 def reload_files(plan: ServePlan, keys: KeyRing, config: uvicorn.Config) -> None:

@@ -9,12 +9,13 @@ from fastapi import Request
 from starlette.responses import Response
 
 from carrel_server.body import read_body
-from carrel_server.chat_call import ChatCall, chat_call, final_usage, written
+from carrel_server.chat_call import ChatCall, chat_call, final_usage
 from carrel_server.chat_shapes import message_of
 from carrel_server.chat_stream import FramedStream, chat_chunks
 from carrel_server.disconnect import until_disconnect
 from carrel_server.generation import final_output, started_stream
-from carrel_server.logprobs import prompt_logprobs
+from carrel_server.json_response import written
+from carrel_server.logprobs import num_entries, prompt_logprobs
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.chat import ChatBody
 from carrel_server.service import service_of
@@ -25,7 +26,7 @@ async def chat_completions(request: Request) -> Response:
     call = chat_call(request, service, body)
     if not body.stream:
         output = await until_disconnect(request.receive, final_output(call.outputs()))
-        return await written(call, lambda: completion_object(call, output))
+        return await written(lambda: completion_object(call, output), num_entries(output, call.body.num_logprobs))
     outputs = await until_disconnect(request.receive, started_stream([call.outputs()]))
     return FramedStream(chat_chunks(call, outputs), outputs)
 

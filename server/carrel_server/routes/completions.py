@@ -14,8 +14,8 @@ from carrel_server.completion_call import CompletionCall, completion_call
 from carrel_server.completion_stream import completion_chunks
 from carrel_server.disconnect import until_disconnect
 from carrel_server.generation import final_outputs, started_stream
-from carrel_server.json_response import JsonResponse
-from carrel_server.logprobs import prompt_logprobs
+from carrel_server.json_response import written
+from carrel_server.logprobs import num_entries, prompt_logprobs
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.completion import CompletionBody
 from carrel_server.service import service_of
@@ -27,7 +27,8 @@ async def completions(request: Request) -> Response:
     call = completion_call(request, service, body)
     if not body.stream:
         outputs = await until_disconnect(request.receive, final_outputs(call.outputs()))
-        return JsonResponse(completion_object(call, outputs))
+        size = sum(num_entries(output, body.logprobs) for output in outputs)
+        return await written(lambda: completion_object(call, outputs), size)
     stream = await until_disconnect(request.receive, started_stream(call.outputs()))
     return FramedStream(completion_chunks(call, stream), stream)
 

@@ -18,8 +18,8 @@ from carrel_server.body import read_body
 from carrel_server.disconnect import until_disconnect
 from carrel_server.errors import HttpError
 from carrel_server.generation import final_output, started_stream
-from carrel_server.json_response import JsonResponse
-from carrel_server.logprobs import chat_logprobs
+from carrel_server.json_response import JsonResponse, written
+from carrel_server.logprobs import chat_logprobs, num_entries
 from carrel_server.ndjson import LineStream
 from carrel_server.ollama_messages import CallCollector, message_object, to_openai
 from carrel_server.ollama_models import Found, find_model
@@ -102,7 +102,7 @@ class OllamaCall(ABC, Generic[BodyT]):
             return JsonResponse(self.line(**self.part(), done=True, done_reason=reason))
         if not self.body.stream:
             output = await until_disconnect(request.receive, final_output(self.outputs()))
-            return JsonResponse(self.whole(output))
+            return await written(lambda: self.whole(output), num_entries(output, self.body.top_logprobs))
         outputs = await until_disconnect(request.receive, started_stream([self.outputs()]))
         return LineStream(lines(self, outputs), outputs)
 

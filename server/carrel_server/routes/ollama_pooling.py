@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,14 +14,14 @@ from starlette.responses import Response
 
 from carrel_server.body import read_body
 from carrel_server.disconnect import until_disconnect
-from carrel_server.json_response import JsonResponse, dumps
+from carrel_server.json_response import JsonResponse, written
 from carrel_server.ollama_models import Found, find_model
 from carrel_server.routes.embeddings import check_finite
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.ollama import OllamaBody, OllamaEmbedBody, OllamaEmbeddingsBody, OllamaRerankBody
 from carrel_server.service import Service, service_of
 
-FLOATS_IN_LOOP = 65_536  # more numbers than this are written in a thread
+FLOATS_IN_ENTRY = 64  # take as long to write as one entry of another answer
 
 
 async def embed(request: Request) -> Response:
@@ -46,7 +45,7 @@ async def embed(request: Request) -> Response:
     truncated = [index for index, output in enumerate(outputs) if output.truncated]
     if truncated:
         answer["truncated"] = truncated
-    return JsonResponse(await written(answer, outputs))
+    return await written(lambda: answer, num_entries(outputs))
 
 
 async def embeddings(request: Request) -> Response:
@@ -58,7 +57,7 @@ async def embeddings(request: Request) -> Response:
     answer: dict[str, Any] = {"embedding": outputs[0].outputs.embedding if outputs else []}
     if outputs and outputs[0].truncated:
         answer["truncated"] = True
-    return JsonResponse(await written(answer, outputs))
+    return await written(lambda: answer, num_entries(outputs))
 
 
 def checked_model(service: Service, body: OllamaBody) -> Found:
@@ -83,11 +82,8 @@ async def vectors(
     return outputs
 
 
-async def written(answer: dict[str, Any], outputs: Sequence[EmbeddingRequestOutput]) -> bytes:
-    """As JSON; a long answer is written in a thread, so that the event loop goes on."""
-    if sum(output.outputs.hidden_size for output in outputs) <= FLOATS_IN_LOOP:
-        return dumps(answer)
-    return await asyncio.to_thread(dumps, answer)
+def num_entries(outputs: Sequence[EmbeddingRequestOutput]) -> int:
+    return sum(output.outputs.hidden_size for output in outputs) // FLOATS_IN_ENTRY
 
 
 async def rerank(request: Request) -> Response:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from carrel_server.body import read_body
 from carrel_server.disconnect import until_disconnect
 from carrel_server.errors import HttpError
-from carrel_server.json_response import JsonResponse
+from carrel_server.json_response import written
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.rerank import RerankBody
 from carrel_server.service import new_id, service_of
@@ -39,10 +39,14 @@ async def rerank(request: Request) -> Response:
     require_finite_scores([result.raw_score for result in output.results])
     service.metrics.pooled(hosted.names[0], "rerank", len(documents), output.num_tokens, time.monotonic() - start)
     output.results = output.results[:limit]
-    if body.texts is not None:
-        return JsonResponse(tei_list(output, body))
-    answer = results_object(output, body, body.model or hosted.names[0])
-    return JsonResponse({**answer, "meta": meta(request.url.path, len(documents))})
+
+    def answer() -> Any:
+        if body.texts is not None:
+            return tei_list(output, body)
+        tail = {"meta": meta(request.url.path, len(documents))}
+        return results_object(output, body, body.model or hosted.names[0]) | tail
+
+    return await written(answer, len(output.results))
 
 
 def require_finite_scores(scores: Sequence[float]) -> None:

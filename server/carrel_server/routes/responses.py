@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from carrel_server.body import read_body
-from carrel_server.chat_call import ChatCall, chat_call, final_usage, written
+from carrel_server.chat_call import ChatCall, chat_call, final_usage
 from carrel_server.disconnect import until_disconnect
 from carrel_server.errors import describe, validation_error
 from carrel_server.generation import StartedStream, final_output, started_stream
-from carrel_server.json_response import dumps
+from carrel_server.json_response import dumps, written
+from carrel_server.logprobs import num_entries
 from carrel_server.reasoning_tokens import ReasoningCounter
 from carrel_server.response_events import Event, ResponseEvents
 from carrel_server.response_items import output_items, response_object, status_of
@@ -32,7 +33,8 @@ async def responses(request: Request) -> Response:
     call = chat_call(request, service, _as_chat(body), prefix="resp_")
     if not body.stream:
         output = await until_disconnect(request.receive, final_output(call.outputs()))
-        return await written(call, lambda: finished_response(call, body, output))
+        size = num_entries(output, call.body.num_logprobs)
+        return await written(lambda: finished_response(call, body, output), size)
     outputs = await until_disconnect(request.receive, started_stream([call.outputs()]))
     return ResponseStream(ResponseWriter(call, body), outputs)
 

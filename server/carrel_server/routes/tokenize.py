@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from carrel_server.body import read_body
 from carrel_server.chat_call import ChatCall, chat_call
-from carrel_server.json_response import JsonResponse
+from carrel_server.json_response import JsonResponse, written
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.tokenize import DetokenizeBody, TokenizeBody
 from carrel_server.service import service_of
@@ -30,10 +30,12 @@ async def tokenize(request: Request) -> Response:
     else:
         hosted = service.any_model(body.model)
         ids = await asyncio.to_thread(_encode_text, hosted, body)
-    answer: dict[str, Any] = {"count": len(ids), "max_model_len": hosted.max_model_len, "tokens": ids}
-    if body.return_token_strs:
-        answer["token_strs"] = hosted.tokenizer.convert_ids_to_tokens(ids)
-    return JsonResponse(answer)
+
+    def answer() -> dict[str, Any]:
+        strings = {"token_strs": hosted.tokenizer.convert_ids_to_tokens(ids)} if body.return_token_strs else {}
+        return {"count": len(ids), "max_model_len": hosted.max_model_len, "tokens": ids, **strings}
+
+    return await written(answer, len(ids))
 
 
 async def detokenize(request: Request) -> Response:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from carrel.chat_options import MAX_TOOLS
 from carrel.errors import InvalidParamsError
 
 Choice = Literal["auto", "required", "none"] | dict[str, Any]
@@ -47,6 +48,7 @@ def read_tools(tools: Sequence[Any], choice: Any, *, place: str = "tools") -> To
     Raises:
         InvalidParamsError: a tool that is no function with a name, or a choice that is none.
     """
+    check_number(tools, place)
     functions = tuple(_function_tool(f"{place}[{i}]", tool) for i, tool in enumerate(tools))
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
         return _allowed(functions, choice)
@@ -65,10 +67,21 @@ def read_functions(functions: Sequence[Any], function_call: Any) -> ToolUse:
     Raises:
         InvalidParamsError: a function without a name, or a choice that is none.
     """
+    check_number(functions, "functions")
     tools = [{"function": checked_function(f"functions[{i}]", function)} for i, function in enumerate(functions)]
     if function_call not in (None, "auto", "none") and not isinstance(function_call, Mapping):
         raise InvalidParamsError("function_call must be auto, none or name a function.", param="function_call")
     return read_tools(tools, function_call)
+
+
+def check_number(tools: Sequence[Any], place: str) -> None:
+    """The engine's own limit, before each of a hundred thousand is looked at.
+
+    Raises:
+        InvalidParamsError: too many.
+    """
+    if len(tools) > MAX_TOOLS:
+        raise InvalidParamsError(f"At most {MAX_TOOLS} {place}, got {len(tools)}.", param=place)
 
 
 def _function_tool(place: str, tool: Any) -> dict[str, Any]:

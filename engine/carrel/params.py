@@ -13,6 +13,7 @@ from carrel.structured_params import StructuredOutputsParams
 
 MAX_LOGPROBS = 20  # OpenAI's limit on top_logprobs
 MAX_N = 128
+MAX_BIASES = 10_000  # entries of logit_bias, which are added in every step
 
 
 class RequestOutputKind(Enum):
@@ -122,6 +123,12 @@ class SamplingParams:
         )
 
     def _check_constraints(self) -> None:
+        num_biases = len(self.logit_bias or ())
+        _require(
+            num_biases <= MAX_BIASES,
+            "logit_bias",
+            f"must hold at most {MAX_BIASES} entries, got {num_biases}; to bar most tokens, give allowed_token_ids.",
+        )
         for token, bias in (self.logit_bias or {}).items():
             _require(-100.0 <= bias <= 100.0, "logit_bias", f"must be in [-100, 100], got {bias} for token {token}.")
         _require(self.allowed_token_ids is None or len(self.allowed_token_ids) > 0, "allowed_token_ids", "is empty.")

@@ -187,6 +187,7 @@ def test_biases_and_lists_of_tokens(folder: Path) -> None:
     [
         ({"logit_bias": {10**6: 1.0}}, "logit_bias"),
         ({"logit_bias": {-1: 1.0}}, "logit_bias"),
+        ({"logit_bias": dict.fromkeys(range(10_001), 1.0)}, "logit_bias"),
         ({"allowed_token_ids": [3, 10**6]}, "allowed_token_ids"),
         ({"bad_words": [" "]}, "bad_words"),
         ({"bad_words": ["x"] * 2000}, "bad_words"),

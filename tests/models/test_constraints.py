@@ -213,6 +213,19 @@ def test_something_is_always_left() -> None:
     assert mask_for(request) == [token for token in range(VOCAB) if token not in (60, 15)]
 
 
+def test_many_bad_words() -> None:
+    """Found by their last tokens; the same as when each is looked at."""
+    numbers = random.Random(1)
+    for _ in range(40):
+        request = make_requests([{"bad_words": ["x"]}])[0]
+        words = [tuple(numbers.randrange(8) for _ in range(numbers.randint(1, 4))) for _ in range(30)]
+        request.bad_words_token_ids = (*words, (3, VOCAB + 5), (VOCAB + 5,))
+        request.output_token_ids = [numbers.randrange(8) for _ in range(numbers.randrange(6))]
+        output = request.output_token_ids
+        ended = {word[-1] for word in words if tuple([-1, *output, word[-1]][-len(word) :]) == word}
+        assert mask_for(request) == [token for token in range(VOCAB) if token not in ended]
+
+
 def test_masks() -> None:
     assert full_mask(33).tolist() == [-1, -1]
     assert mask_of([31, 32, 63], 70).view(np.uint32).tolist() == [1 << 31, 1 | 1 << 31, 0]

@@ -45,9 +45,45 @@ class _Kept:
     """What is known of one request."""
 
     allowed: Bitmask | None  # from the allowed ids
-    matcher: Matcher | None
+    barred: Bitmask | None  # bad words of one token
+    words: dict[int, list[tuple[int, ...]]]  # the other bad words, by their last token but one
+    biased_ids: NDArray[np.int64]
+    biases: NDArray[np.float32]
+    matcher: Matcher | None = None
     num_consumed: int = 0
     last_step: int = 0
+
+    @classmethod
+    def of(cls, request: Request, vocab_size: int) -> _Kept:
+        params, words = _params(request), dict[int, list[tuple[int, ...]]]()
+        for word in request.bad_words_token_ids:
+            if len(word) > 1 and 0 <= word[-1] < vocab_size:
+                words.setdefault(word[-2], []).append(word)
+        single = [word[0] for word in request.bad_words_token_ids if len(word) == 1 and 0 <= word[0] < vocab_size]
+        biases = params.logit_bias or {}
+        return cls(
+            allowed=None if params.allowed_token_ids is None else mask_of(params.allowed_token_ids, vocab_size),
+            barred=mask_of(single, vocab_size) if single else None,
+            words=words,
+            biased_ids=np.fromiter(biases.keys(), dtype=np.int64, count=len(biases)),
+            biases=np.fromiter(biases.values(), dtype=np.float32, count=len(biases)),
+        )
+
+    def barred_behind(self, output: Sequence[int], vocab_size: int) -> Bitmask | None:
+        """Tokens that would end a bad word right after ``output``; None: none would."""
+        ended = (
+            [
+                word[-1]
+                for word in self.words.get(output[-1], ())
+                if tuple(output[max(0, len(output) + 1 - len(word)) :]) == word[:-1]
+            ]
+            if output
+            else []
+        )
+        if not ended:
+            return self.barred
+        mask = mask_of(ended, vocab_size)
+        return mask if self.barred is None else mask | self.barred
 
 
 @dataclass(slots=True)
@@ -56,17 +92,19 @@ class _Rows:
 
     masked: list[int] = field(default_factory=list)
     masks: list[Bitmask] = field(default_factory=list)
-    biases: list[tuple[int, int, float]] = field(default_factory=list)  # row, token id, bias
+    biased: list[tuple[int, _Kept]] = field(default_factory=list)
     errors: dict[int, CarrelError] = field(default_factory=dict)
 
     def finish(self, num_words: int) -> StepConstraints:
         masks = np.stack(self.masks) if self.masks else np.zeros((0, num_words), dtype=np.int32)
+        rows, sizes = [row for row, _ in self.biased], [len(kept.biases) for _, kept in self.biased]
+        none = np.zeros(0, dtype=np.int64)
         return StepConstraints(
             masked_rows=np.array(self.masked, dtype=np.int64),
             masks=masks,
-            biased_rows=np.array([row for row, _, _ in self.biases], dtype=np.int64),
-            biased_ids=np.array([token for _, token, _ in self.biases], dtype=np.int64),
-            biases=np.array([bias for _, _, bias in self.biases], dtype=np.float32),
+            biased_rows=np.repeat(np.array(rows, dtype=np.int64), sizes),
+            biased_ids=np.concatenate([none, *(kept.biased_ids for _, kept in self.biased)]),
+            biases=np.concatenate([none.astype(np.float32), *(kept.biases for _, kept in self.biased)]),
             errors=self.errors,
         )
 
@@ -115,10 +153,11 @@ class Constraints:
             self._runs_ahead = self._is_free or not any(request.reads_output for request in requests)
 
     def _constrain(self, row: int, item: ScheduledRequest, vocab_size: int, rows: _Rows) -> None:
-        params = _params(item.request)
-        rows.biases += [(row, token, bias) for token, bias in (params.logit_bias or {}).items()]
+        kept = self._keep(item.request, vocab_size)
+        if len(kept.biases):
+            rows.biased.append((row, kept))
         try:
-            mask = self._mask(item, vocab_size)
+            mask = self._mask(kept, item, vocab_size)
         except CarrelError as error:
             rows.errors[row] = error
             return
@@ -126,28 +165,25 @@ class Constraints:
             rows.masked.append(row)
             rows.masks.append(mask)
 
-    def _mask(self, item: ScheduledRequest, vocab_size: int) -> Bitmask | None:
+    def _mask(self, kept: _Kept, item: ScheduledRequest, vocab_size: int) -> Bitmask | None:
         """Tokens that may be drawn; None: all."""
         request, params = item.request, _params(item.request)
-        kept = self._keep(request, vocab_size)
         output = request.output_token_ids[: item.num_output_tokens]
         mask = self._grammar_mask(kept, request, output, vocab_size)
         if kept.allowed is not None:
             mask = kept.allowed.copy() if mask is None else _narrowed(mask, kept.allowed)
-        barred = _completions(request.bad_words_token_ids, output)
+        barred = kept.barred_behind(output, vocab_size)
         ends = request.end_token_ids if item.num_output_tokens < params.min_tokens else ()
-        for token_ids in (barred, ends):
-            inside = [token for token in token_ids if 0 <= token < vocab_size]
-            if inside:
-                mask = full_mask(vocab_size) if mask is None else mask
-                mask = _narrowed(mask, ~mask_of(inside, vocab_size))
+        inside = [token for token in ends if 0 <= token < vocab_size]
+        for out in (barred, mask_of(inside, vocab_size) if inside else None):
+            if out is not None:
+                mask = _narrowed(full_mask(vocab_size) if mask is None else mask, ~out)
         return mask
 
     def _keep(self, request: Request, vocab_size: int) -> _Kept:
         kept = self._kept.get(request)
         if kept is None:
-            allowed = _params(request).allowed_token_ids
-            kept = self._kept[request] = _Kept(None if allowed is None else mask_of(allowed, vocab_size), None)
+            kept = self._kept[request] = _Kept.of(request, vocab_size)
         kept.last_step = self._step
         return kept
 
@@ -190,15 +226,6 @@ def _narrowed(mask: Bitmask, kept: Bitmask) -> Bitmask:
     """The tokens of both; ``mask`` as it is if there are none."""
     both = mask & kept
     return both if both.any() else mask
-
-
-def _completions(words: Sequence[tuple[int, ...]], output: Sequence[int]) -> list[int]:
-    """Tokens that would end one of ``words`` right after ``output``."""
-    return [
-        word[-1]
-        for word in words
-        if len(word) == 1 or tuple(output[max(0, len(output) + 1 - len(word)) :]) == word[:-1]
-    ]
 
 
 def _params(request: Request) -> SamplingParams:

@@ -186,3 +186,11 @@ def test_faces_take_the_names(tiny_models):
     ) as llm:
         hosted = llm.host.get(None, "chat")
         assert (hosted.tool_call_parser, hosted.reasoning_parser) == ("hermes", "deepseek_r1")
+
+
+def test_line_breaks_that_a_model_forgot_to_escape():
+    text = '<tool_call>\n{"name": "now", "arguments": {\n\t"代码": "a\n\tb\\n", "b": ["\r\n"]\n}}\n</tool_call>'
+    expected = {"代码": "a\n\tb\n", "b": ["\r\n"]}
+    for cut in range(len(text)):
+        (call,) = fold(make("hermes"), [text[:cut], text[cut:]]).tool_calls
+        assert json.loads(call.arguments) == expected

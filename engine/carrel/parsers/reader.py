@@ -12,6 +12,7 @@ them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Generator
 from typing import TypeVar
@@ -20,7 +21,7 @@ T = TypeVar("T")
 Steps = Generator[None, None, T]  # runs on when more text has come; returns a T
 
 SPACE = " \t\r\n"
-JSON_EVENT = re.compile(r'["\\{}\[\]]')  # what a reader of JSON must look at
+JSON_EVENT = re.compile(r'["\\{}\[\]\x00-\x1f]')  # what a reader of JSON must look at
 SCALAR_END = re.compile(r"[,}\]\s]")
 
 
@@ -128,7 +129,8 @@ class Reader:
         return spelled
 
     def json_value(self, write: Callable[[str], None]) -> Steps[None]:
-        """Read one JSON value and ``write`` it as it comes. Looks at strings and brackets, and lets the rest be."""
+        """Read one JSON value and ``write`` it as it comes. Looks at strings and brackets, and lets the rest be; but
+        line breaks and the like in strings, which models forget to escape, are escaped."""
         first = yield from self.peek()
         if first in ("", ",", ":", "}", "]"):
             raise NotACall
@@ -147,6 +149,10 @@ class Reader:
                     self._pos += 1
                 elif char == '"':
                     quoted = not quoted
+                elif char < " ":
+                    if quoted:
+                        write(self._text[start : self._pos - 1] + json.dumps(char)[1:-1])
+                        start = self._pos
                 elif not quoted:
                     depth += 1 if char in "{[" else -1
                 if depth == 0 and not quoted:

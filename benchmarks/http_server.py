@@ -176,11 +176,10 @@ def base64(_: int) -> list[Row]:
     """CPU to write a thousand vectors of 1024 dimensions as base64, beside the floor: one base64 of all bytes."""
     import base64 as codec
 
-    from carrel.outputs import EmbeddingOutput, EmbeddingRequestOutput
-    from carrel_server.routes.embeddings import write_answer
+    from carrel_server.pooling_answer import Encoding, PoolingAnswer
 
     vectors = np.random.default_rng(0).standard_normal((1000, 1024), dtype=np.float32)
-    outputs = [EmbeddingRequestOutput(str(i), EmbeddingOutput(row), [1]) for i, row in enumerate(vectors)]
+    answer = PoolingAnswer("embd-1", "model", num_tokens=12_000)
 
     def cpu(run: Callable[[], object]) -> float:
         spent = []
@@ -190,8 +189,8 @@ def base64(_: int) -> list[Row]:
             spent.append((time.process_time() - started) * 1e3)
         return round(statistics.median(spent), 2)
 
-    def write(encoding: str) -> object:
-        return asyncio.run(write_answer({"object": "list", "data": []}, outputs, encoding))
+    def write(encoding: Encoding) -> object:
+        return asyncio.run(answer.write(list(vectors), [False] * len(vectors), encoding))
 
     sides = {
         "base64": cpu(lambda: write("base64")),

@@ -189,14 +189,16 @@ def base64(_: int) -> list[Row]:
             spent.append((time.process_time() - started) * 1e3)
         return round(statistics.median(spent), 2)
 
-    def write(encoding: Encoding) -> object:
-        return asyncio.run(answer.write(list(vectors), [False] * len(vectors), encoding))
+    with asyncio.Runner() as loop:  # one for all, as in a server: its thread and memory are there already
 
-    sides = {
-        "base64": cpu(lambda: write("base64")),
-        "float": cpu(lambda: write("float")),
-        "floor": cpu(lambda: codec.b64encode(vectors.tobytes())),
-    }
+        def write(encoding: Encoding) -> object:
+            return loop.run(answer.write(list(vectors), [False] * len(vectors), encoding))
+
+        sides = {
+            "base64": cpu(lambda: write("base64")),
+            "float": cpu(lambda: write("float")),
+            "floor": cpu(lambda: codec.b64encode(vectors.tobytes())),
+        }
     return [{"workload": "1000 vectors of 1024 dimensions", "cpu_ms": sides, "target_ms": 50.0}]
 
 

@@ -16,6 +16,11 @@ WHITE_SPACE = r"[ ]{1,2}|\r?\n([ ]{0,40}|\t{1,10})"
 AFTER_THOUGHTS = r"/[ \t\r\n]{0,8}/"
 ANY_TEXT = "/(?s:.*)/"
 
+SCALARS = ("string", "integer", "number", "boolean", "null")
+NOTES = frozenset({"description", "title", "$comment"})
+NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})  # their keys are names
+VALUES = frozenset({"enum", "const", "default", "examples", "x-guidance"})
+
 Schema = Mapping[str, Any] | bool
 
 
@@ -40,13 +45,31 @@ def json_value(schema: Schema) -> str:
     if schema is False:
         raise refused("the JSON schema `false` lets nothing through.")
     rules = {} if schema is True else schema
-    options = {"whitespace_pattern": WHITE_SPACE}
+    check_schema(rules)
+    options = {} if rules.get("type") in SCALARS else {"x-guidance": {"whitespace_pattern": WHITE_SPACE}}
     try:
-        text = json.dumps({**rules, "x-guidance": options}, ensure_ascii=False, allow_nan=False)
+        return "%json " + json.dumps(_without_notes(rules) | options, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise refused(f"the JSON schema cannot be written as JSON: {error}.") from error
-    check_schema(rules)
-    return "%json " + text
+
+
+def _without_notes(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema without what it says to people, which is most of what tools say."""
+    kept: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in NOTES and isinstance(value, str):
+            continue
+        if key in NAMED and isinstance(value, Mapping):
+            kept[key] = {name: _part_without_notes(part) for name, part in value.items()}
+        else:
+            kept[key] = value if key in VALUES else _part_without_notes(value)
+    return kept
+
+
+def _part_without_notes(part: Any) -> Any:
+    if isinstance(part, list | tuple):
+        return [_part_without_notes(item) for item in part]
+    return _without_notes(part) if isinstance(part, Mapping) else part
 
 
 def json_text(schema: str) -> str:

@@ -204,3 +204,19 @@ def test_what_bare_values_cannot_be_held_to(more, tokenizer):
     with pytest.raises(InvalidParamsError, match="one by one") as caught:
         answer_format(Model(tokenizer), strict, "")
     assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize("parser", [*BY_NAME, "hermes"])
+def test_many_tools_with_long_descriptions(parser, tokenizer, compiler):
+    """What a schema says to people is no part of the form; a property may be called so all the same."""
+
+    def parameters(number: int) -> dict[str, Any]:
+        names = ["title", "description", *(f"p{number}_{place}" for place in range(8))]
+        properties = {name: {"type": "string", "title": name, "description": "说明" * 200} for name in names}
+        return {"type": "object", "properties": properties, "required": ["description"], "description": "x" * 999}
+
+    tools = ToolSet([{"function": {"name": f"t{number}", "parameters": parameters(number)}} for number in range(128)])
+    lark = calls_grammar(call_form(parser, tokenizer), tools.schemas(list(tools)), tokenizer, many=False)
+    assert "说明" not in lark
+    assert "description" in lark
+    compiler.compile(lark)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from carrel.errors import InvalidParamsError
-from carrel.lark import ANY_TEXT, json_value, quoted
+from carrel.lark import json_value, quoted, without
 from carrel.parsers.call_grammar import Rules
 from carrel.parsers.tool_set import DEFINITIONS, TYPES, Schema, properties_of, resolved, types_of
 
@@ -111,7 +111,7 @@ def _text(schema: Schema, inside: str, beside: frozenset[str]) -> str:
     """The body of a terminal: a string of this schema."""
     if said := OF_VALUES & schema.keys():
         raise NoForm(min(said))
-    limits = [f"~({ANY_TEXT} {quoted(inside)} {ANY_TEXT})", _length(schema)]
+    limits = [without(inside), *_length(schema)]
     if beside & CONTAINERS:
         limits.append(f"~({LOOKS_LIKE_ONE})")
     if isinstance(pattern := schema.get("pattern"), str):
@@ -121,11 +121,10 @@ def _text(schema: Schema, inside: str, beside: frozenset[str]) -> str:
     return " & ".join(limits)
 
 
-def _length(schema: Mapping[str, object]) -> str:
+def _length(schema: Mapping[str, object]) -> Iterator[str]:
     least, most = schema.get("minLength"), schema.get("maxLength")
-    if not isinstance(least, int) and not isinstance(most, int):
-        return ANY_TEXT
-    return f"/(?s:.{{{least or 0},{'' if most is None else most}}})/"
+    if isinstance(least, int) or isinstance(most, int):
+        yield f"/(?s:.{{{least or 0},{'' if most is None else most}}})/"
 
 
 def _pattern(pattern: str) -> str:

@@ -24,7 +24,7 @@ class Vocabulary(Protocol):
 
 
 class Rules:
-    """Rules of one grammar, named as they come.
+    """Rules of one grammar, named as they come; what is the same has one name.
 
     >>> rules = Rules()
     >>> name = rules.rule('"a"')
@@ -34,6 +34,7 @@ class Rules:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._names: dict[tuple[str, str, str], str] = {}
 
     def rule(self, expression: str, options: str = "") -> str:
         """A rule's name."""
@@ -52,8 +53,12 @@ class Rules:
         return "\n".join([f"start: {start}", *self._lines, ""])
 
     def _add(self, kind: str, options: str, expression: str) -> str:
-        name = f"{kind}{len(self._lines)}"
-        self._lines.append(f"{name}{options}: {expression}")
+        name = self._names.get((kind, options, expression))
+        if name is None:
+            name = f"{kind}{len(self._lines)}"
+            self._lines.append(f"{name}{options}: {expression}")
+            if expression:  # an empty one is filled later
+                self._names[kind, options, expression] = name
         return name
 
 

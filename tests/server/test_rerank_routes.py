@@ -115,7 +115,13 @@ def test_coheres_fields_of_a_document(client: httpx.Client) -> None:
 @pytest.mark.parametrize(("path", "version"), [("/v1/rerank", "1"), ("/v2/rerank", "2"), ("/rerank", "2")])
 def test_coheres_meta(client: httpx.Client, path: str, version: str) -> None:
     meta = rerank(client, path, documents=DOCUMENTS * 40)["meta"]
+    assert meta.pop("score_range") == [0.0, 1.0]
     assert meta == {"api_version": {"version": version}, "billed_units": {"search_units": 2}}
+
+
+@pytest.mark.parametrize("fields", [{"raw_scores": True}, {"use_activation": False}])
+def test_the_scale_is_not_claimed_of_logits(client: httpx.Client, fields: dict[str, Any]) -> None:
+    assert "score_range" not in rerank(client, "/rerank", documents=DOCUMENTS, **fields)["meta"]
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/rank"])

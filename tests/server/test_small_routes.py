@@ -96,7 +96,7 @@ def test_health_and_version(client: httpx.Client) -> None:
     from carrel._version import __version__
 
     for path in ("/health", "/health/live", "/health/ready"):
-        assert client.get(path).status_code == 200
+        assert client.get(path).status_code == client.head(path).status_code == 200
     assert client.get("/version").json() == {"version": __version__}
 
 

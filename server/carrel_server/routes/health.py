@@ -10,7 +10,7 @@ from carrel_server.errors import HttpError
 from carrel_server.json_response import JsonResponse
 from carrel_server.metrics import CONTENT_TYPE
 from carrel_server.readiness import readiness_of
-from carrel_server.routes.endpoint import get
+from carrel_server.routes.endpoint import Endpoint, get
 from carrel_server.service import service_of
 
 
@@ -42,6 +42,9 @@ ENDPOINTS = (
     get("/health/live", live, Response),
     get("/health", ready, Response),
     get("/health/ready", ready, Response),
+    Endpoint("HEAD", "/health/live", live, answers=Response),  # wget --spider and many monitors
+    Endpoint("HEAD", "/health", ready, answers=Response),
+    Endpoint("HEAD", "/health/ready", ready, answers=Response),
     get("/version", version),
     get("/metrics", metrics, PlainTextResponse),
 )

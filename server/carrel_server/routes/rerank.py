@@ -43,7 +43,7 @@ async def rerank(request: Request) -> Response:
     def answer() -> Any:
         if body.texts is not None:
             return tei_list(output, body)
-        tail = {"meta": meta(request.url.path, len(documents))}
+        tail = {"meta": meta(request.url.path, len(documents)) | scale(body)}
         return results_object(output, body, body.model or hosted.names[0]) | tail
 
     return await written(answer, len(output.results))
@@ -79,6 +79,11 @@ def meta(path: str, num_documents: int) -> dict[str, Any]:
     version = "1" if path.endswith("/v1/rerank") else "2"
     units = math.ceil(num_documents / DOCUMENTS_IN_A_UNIT)
     return {"api_version": {"version": version}, "billed_units": {"search_units": units}}
+
+
+def scale(body: RerankBody) -> dict[str, Any]:
+    """Between what the scores lie, so that nobody puts them through a sigmoid again; logits have no such bounds."""
+    return {} if body.raw else {"score_range": [0.0, 1.0]}
 
 
 def tei_list(output: RerankOutput, body: RerankBody) -> list[dict[str, Any]]:

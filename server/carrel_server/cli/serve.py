@@ -60,12 +60,24 @@ def spread_values(arguments: list[str]) -> list[str]:
     return result
 
 
-@click.command(cls=ServeCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+EPILOG = """\b
+carrel serve                                       the bundled starter models
+carrel serve Qwen/Qwen2.5-3B-Instruct BAAI/bge-m3 --host 0.0.0.0 --api-key-file keys.txt
+carrel serve --chat-model ./qwen,max_model_len=8k --embedding-model ./bge --port 11434
+
+carrel doctor takes the same models and says beforehand whether they fit.
+"""
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+
+
+@click.command(cls=ServeCommand, context_settings=SETTINGS, epilog=EPILOG)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--model", "named_models", multiple=True, help="Same as MODEL; vLLM's module spelling.")
-@click.option("--chat-model", multiple=True, type=model_option("chat"), metavar=MODEL, help="With its own options.")
-@click.option("--embedding-model", multiple=True, type=model_option("embedding"), metavar=MODEL, help="Likewise.")
-@click.option("--reranker-model", multiple=True, type=model_option("rerank"), metavar=MODEL, help="Likewise.")
+@click.option(
+    "--chat-model", multiple=True, type=model_option("chat"), metavar=MODEL, help="A chat model and its own options."
+)
+@click.option("--embedding-model", multiple=True, type=model_option("embedding"), metavar=MODEL, help="An embedder.")
+@click.option("--reranker-model", multiple=True, type=model_option("rerank"), metavar=MODEL, help="A reranker.")
 @click.option("--runner", type=click.Choice(RUNNERS), default="auto", help="Overrule what the model's files say.")
 @click.option("--task", type=click.Choice(list(TASKS)), default="auto", metavar="TASK", help="chat, embedding, rerank.")
 @click.option("--served-model-name", multiple=True, help="Name(s) of the chat model, or of the only one.")
@@ -76,11 +88,15 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.option("--api-key-file", type=key_file, metavar="FILE", help="One key a line; read again on SIGHUP.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option("--tensor-parallel-size", "-tp", type=count, default=1, help="GPUs that share each chat model.")
-@click.option("--dtype", type=click.Choice(list(DTYPES)), default="auto", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(list(DTYPES)), default="auto", show_default=True, help="What it computes in."
+)
 @click.option("--quantization", "-q", type=quantization_of, metavar="int8|int4|fp8", help="Of chat models, at load.")
 @click.option("--max-model-len", type=optional_count, metavar="COUNT", help="Tokens of prompt and answer, e.g. 32k.")
 @click.option("--max-num-seqs", type=count, default=256, show_default=True, help="Chat requests in one step.")
-@click.option("--max-num-batched-tokens", type=optional_count, help="Tokens in one step [2048; GPU: 8192].")
+@click.option(
+    "--max-num-batched-tokens", type=optional_count, metavar="COUNT", help="Tokens in one step. [2048; GPU: 8192]"
+)
 @click.option("--max-queued-requests", type=count, default=100_000, show_default=True, help="One more gets a 429.")
 @click.option("--block-size", type=count, default=16, show_default=True, help="Tokens in one KV block.")
 @click.option("--kv-cache-memory-bytes", type=count, help="Default: planned from what the device has.")
@@ -99,7 +115,7 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.option("--trust-request-chat-template", is_flag=True, help="A chat may bring a template of its own.")
 @click.option("--enable-auto-tool-choice", is_flag=True, help="Always so; with the flag a model that cannot is named.")
 @click.option("--tool-call-parser", type=tool_parser, metavar="NAME", help="Default: read from the chat template.")
-@click.option("--reasoning-parser", type=reasoning_parser, metavar="NAME", help="Likewise.")
+@click.option("--reasoning-parser", type=reasoning_parser, metavar="NAME", help="Default: read from the chat template.")
 @click.option("--generation-config", type=click.Choice(["auto", "vllm"]), default="auto", help="Sampling defaults.")
 @click.option("--embedding-token-ids", type=click.Choice(POLICIES), default="reject", help="Token ids as inputs.")
 @click.option("--max-body-bytes", type=count, default=64 * 1024 * 1024, show_default=True, help="Of one request.")
@@ -111,12 +127,12 @@ def spread_values(arguments: list[str]) -> list[str]:
 @click.option("--request-timeout", type=seconds, default=3600, show_default=True, help="Seconds; 0: no limit.")
 @click.option("--body-timeout", type=seconds, default=60, show_default=True, help="Seconds for a body to come.")
 @click.option("--allowed-origins", multiple=True, help="Browsers' origins that may call (CORS).")
-@click.option("--allowed-methods", multiple=True, help="Of them; default: all.")
-@click.option("--allowed-headers", multiple=True, help="Likewise.")
+@click.option("--allowed-methods", multiple=True, help="What those may use. Default: all.")
+@click.option("--allowed-headers", multiple=True, help="What those may send. Default: all.")
 @click.option("--allow-credentials", is_flag=True, help="Those origins may send cookies.")
 @click.option("--disable-fastapi-docs", is_flag=True, help="No /docs and /openapi.json.")
 @click.option("--root-path", default="", help="Path prefix under which a proxy shows this server.")
-@click.option("--ssl-keyfile", type=A_FILE, metavar="FILE")
+@click.option("--ssl-keyfile", type=A_FILE, metavar="FILE", help="The certificate's key.")
 @click.option("--ssl-certfile", type=A_FILE, metavar="FILE", help="Serve https; read again on SIGHUP.")
 @click.option("--ssl-ca-certs", type=A_FILE, metavar="FILE", help="Who may have signed clients' certificates.")
 @click.option("--ssl-cert-reqs", type=click.IntRange(0, 2), default=0, help="Clients' certificates: 2 needs one.")

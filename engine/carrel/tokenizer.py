@@ -297,5 +297,6 @@ def byte_level_bytes(token: str) -> bytes:
 
 
 def _unreadable(text: object) -> RequestError:
-    not_unicode = "The text holds half of a surrogate pair (it is not valid Unicode)."
-    return RequestError(not_unicode if isinstance(text, str) else f"A text must be a string, got {type(text).__name__}.")
+    if isinstance(text, str):
+        return RequestError("The text holds half of a surrogate pair (it is not valid Unicode).")
+    return RequestError(f"A text must be a string, got {type(text).__name__}.")

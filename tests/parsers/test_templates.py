@@ -51,6 +51,8 @@ def test_formats_of_other_templates():
     assert detect_tool_parser("{{ tools }}[func_name1(params_name1=params_value1…)]") == "pythonic"
     assert detect_tool_parser("<｜tool▁calls▁begin｜>{{ tool_calls }}<｜tool▁sep｜>") == "deepseek_v31"
     assert detect_tool_parser("a chat about <tool_call>") is None
+    assert detect_tool_parser("{{ tools }}<tool_call>{name}<arg_key>k</arg_key><arg_value>v</arg_value>") is None
+    assert detect_tool_parser("{{ tools }}<seed:tool_call>\n<function=f>") is None
     assert detect_tool_parser("") is None
     assert detect_reasoning_parser("[THINK]{{ thoughts }}[/THINK]") == "mistral"
 

@@ -18,6 +18,8 @@ from carrel.parsers.qwen3_coder import Qwen3CoderParser
 from carrel.parsers.tool_parser import ToolCallParser
 
 OFF = "none"
+# What formats that are not known here have besides the tags of known ones: GLM 4.5, Hunyuan, Seed-OSS.
+OTHER_FORMATS = ("<arg_key>", "<tool_sep>", "<seed:tool_call>")
 
 
 def tool_parsers() -> Mapping[str, type[ToolCallParser]]:
@@ -87,6 +89,8 @@ def detect_tool_parser(template: str) -> str | None:
     'hermes'
     """
     if "tools" not in template and "tool_calls" not in template:
+        return None
+    if any(sign in template for sign in OTHER_FORMATS):
         return None
     signs = (
         ("<function=", "qwen3_coder"),

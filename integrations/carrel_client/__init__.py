@@ -1,7 +1,7 @@
 """One model behind three doors: opened by name, shared with an engine that runs, or over HTTP.
 
-The ground of the LangChain and LlamaIndex adapters. It knows sampling options, messages as OpenAI writes them, vectors
-and rankings; it does not know any framework. Everything an adapter does more than once stands here.
+The ground of the LangChain and LlamaIndex adapters. It knows sampling options, messages and tools as OpenAI writes
+them, vectors and rankings; it does not know any framework. Everything an adapter does more than once stands here.
 
 ::
 
@@ -17,7 +17,7 @@ and rankings; it does not know any framework. Everything an adapter does more th
 from carrel_client.backend import Backend, ModelInfo, Piece, Reply, TextRequest, Usage
 from carrel_client.chat_fields import ChatFields
 from carrel_client.connection_fields import ConnectionFields
-from carrel_client.errors import NotAvailableError, ServerError, ServerRefusedError, ServerUnreachableError
+from carrel_client.errors import ServerError, ServerRefusedError, ServerUnreachableError
 from carrel_client.retrieval_fields import EmbeddingFields, RerankFields
 from carrel_client.sampling_fields import SamplingFields
 
@@ -27,7 +27,6 @@ __all__ = [
     "ConnectionFields",
     "EmbeddingFields",
     "ModelInfo",
-    "NotAvailableError",
     "Piece",
     "Reply",
     "RerankFields",

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
+from carrel.chat_options import ChatOptions
 from carrel.config import Task
-from carrel.outputs import RerankResult
+from carrel.outputs import ChatMessage, RerankResult, ToolCall, ToolCallDelta
 
 Message = Mapping[str, Any]  # one message as OpenAI's chat route takes it
 Prompt = str | Sequence[Message]  # a text to continue, or a conversation for the model's chat template
@@ -22,9 +23,9 @@ class TextRequest:
     """A text to continue (``str``) or a conversation to answer, with the sampling options that the caller set."""
 
     prompt: Prompt
-    options: Mapping[str, Any] = field(default_factory=dict)  # names of carrel.SamplingParams
+    options: Mapping[str, Any] = field(default_factory=dict)  # names of carrel.SamplingParams; a form as a dict
     model: str | None = None  # None: the adapter's own, else the only chat model
-    chat_template_kwargs: Mapping[str, Any] | None = None
+    chat: ChatOptions = field(default_factory=ChatOptions)  # of a conversation: tools, variables of the template
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +55,33 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer."""
+    """A whole answer. ``text`` holds neither thoughts nor calls."""
 
     text: str
     finish_reason: str | None
     usage: Usage
     model: str
+    reasoning: str = ""
+    tool_calls: Sequence[ToolCall] = ()  # ``arguments`` is JSON text, cut short if the answer was
+
+    @classmethod
+    def of(cls, message: ChatMessage, finish_reason: str | None, usage: Usage, model: str) -> Self:
+        """An answer that ends with calls ends because of them, forced ones too."""
+        reason = "tool_calls" if finish_reason == "stop" and message.tool_calls else finish_reason
+        return cls(message.content, reason, usage, model, message.reasoning, tuple(message.tool_calls))
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """The next part of a streamed answer.
 
-    The last piece, and only it, has ``reply``; its ``delta`` is empty. Joined deltas are ``reply.text``.
+    The last piece, and only it, has ``reply``, and nothing else. Joined deltas are ``reply.text``.
     """
 
     delta: str
     reply: Reply | None = None
+    reasoning: str = ""
+    tool_calls: Sequence[ToolCallDelta] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,7 @@ class ModelInfo:
     name: str
     max_model_len: int | None  # tokens of prompt and output together; None: the server does not say
     has_chat_template: bool = True
+    calls_tools: bool = False  # how the model writes calls is known, so it may choose to call
 
 
 class Backend(Protocol):

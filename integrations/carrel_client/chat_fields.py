@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, ClassVar
 
+from carrel.chat_options import Tool
 from carrel.config import Task
+from carrel.errors import InvalidParamsError
 
 from carrel_client.backend import ModelInfo, Piece, Prompt, Reply, TextRequest
 from carrel_client.connection_fields import ConnectionFields
 from carrel_client.sampling_fields import SamplingFields
+from carrel_client.tool_use import TOOL_FIELDS, chat_options
 
 
 class ChatFields(ConnectionFields, SamplingFields):
@@ -20,11 +23,19 @@ class ChatFields(ConnectionFields, SamplingFields):
     chat_template_kwargs: dict[str, Any] | None = None  # for the model's template, e.g. {"enable_thinking": False}
 
     def text_request(self, prompt: Prompt, overrides: Mapping[str, Any]) -> TextRequest:
-        """One request; ``overrides`` are this call's options, ``model`` and ``chat_template_kwargs`` too."""
+        """One request; ``overrides`` are this call's options: ``model``, ``chat_template_kwargs`` and tools, too.
+
+        Raises:
+            InvalidParamsError: an option that carrel does not have, or one with a wrong value.
+        """
         options = dict(overrides)
         model = options.pop("model", None) or self.model
         template = options.pop("chat_template_kwargs", None) or self.chat_template_kwargs
-        return TextRequest(prompt, self.sampling_options(options), model, template)
+        chat = chat_options({name: options.pop(name, None) for name in TOOL_FIELDS}, template)
+        if chat.tools and isinstance(prompt, str):
+            message = "Tools are told by the chat template: send messages to a model that has one, not a plain text."
+            raise InvalidParamsError(message, param="tools")
+        return TextRequest(prompt, self.sampling_options(options), model, chat)
 
     def reply(self, request: TextRequest) -> Reply:
         """The whole answer."""
@@ -52,6 +63,6 @@ class ChatFields(ConnectionFields, SamplingFields):
         """As ``model_info``; the event loop goes on while the model is read."""
         return await (await self._connection.aopen()).ainfo(self.task, self.model)
 
-    def tokenize(self, prompt: Prompt) -> list[int]:
-        """Token ids of a text as it is, or of a conversation through the model's chat template."""
-        return self._connection.open().tokenize(self.text_request(prompt, {}))
+    def tokenize(self, prompt: Prompt, tools: Sequence[Tool] = ()) -> list[int]:
+        """Token ids of a text as it is, or of a conversation and its tools through the model's chat template."""
+        return self._connection.open().tokenize(self.text_request(prompt, {"tools": tools}))

@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Any, cast
 from carrel import host_registry
 from carrel.async_llm import AsyncLLM
 from carrel.config import EngineConfig, ModelSpec, Task
+from carrel.inputs import tokenize_chat
 from carrel.llm import LLM
-from carrel.outputs import EmbeddingRequestOutput, RequestOutput, RerankResult
+from carrel.outputs import (
+    ChatMessage,
+    CompletionOutput,
+    EmbeddingRequestOutput,
+    MessageDelta,
+    RequestOutput,
+    RerankResult,
+)
 from carrel.params import PoolingParams, RequestOutputKind, SamplingParams
+from carrel.parsers.message_fold import MessageFold
 
 from carrel_client.backend import EmbedOptions, ModelInfo, Piece, Reply, RerankOptions, TextRequest, Usage
+from carrel_client.sampling_fields import sampling_params
 
 if TYPE_CHECKING:
     from carrel.host import EngineHost
@@ -50,7 +60,8 @@ class EngineBackend:
 
     def info(self, task: Task, model: str | None) -> ModelInfo:
         hosted = self._host.get(model, task)
-        return ModelInfo(model or hosted.names[0], hosted.max_model_len, hosted.chat_template is not None)
+        calls_tools = hosted.tool_call_parser not in (None, "none")
+        return ModelInfo(model or hosted.names[0], hosted.max_model_len, hosted.chat_template is not None, calls_tools)
 
     async def ainfo(self, task: Task, model: str | None) -> ModelInfo:
         return self.info(task, model)
@@ -59,8 +70,7 @@ class EngineBackend:
         hosted = self._host.get(request.model, "chat")
         if isinstance(request.prompt, str):
             return hosted.tokenizer.encode(request.prompt, add_special_tokens=False)
-        text = hosted.require_chat_template().render(request.prompt, **(request.chat_template_kwargs or {}))
-        return hosted.tokenizer.encode(text, add_special_tokens=False)
+        return tokenize_chat(hosted, request.prompt, request.chat).token_ids
 
     # Text
 
@@ -87,8 +97,8 @@ class EngineBackend:
         with closing(cast("Generator[RequestOutput, None, None]", stream)):  # leaving it aborts the request
             for output in stream:
                 outputs.append(output)
-                if output.outputs[0].text:
-                    yield Piece(output.outputs[0].text)
+                if news := _news(output.outputs[0]):
+                    yield _piece(news)
         yield Piece("", self._end(request, outputs))
 
     async def astream(self, request: TextRequest) -> AsyncGenerator[Piece, None]:
@@ -97,8 +107,8 @@ class EngineBackend:
         async with aclosing(self._agenerate(request, params)) as stream:  # leaving it aborts the request
             async for output in stream:
                 outputs.append(output)
-                if output.outputs[0].text:
-                    yield Piece(output.outputs[0].text)
+                if news := _news(output.outputs[0]):
+                    yield _piece(news)
         yield Piece("", self._end(request, outputs))
 
     def _agenerate(self, request: TextRequest, params: SamplingParams) -> AsyncGenerator[RequestOutput, None]:
@@ -108,7 +118,7 @@ class EngineBackend:
 
     @staticmethod
     def _params(request: TextRequest, kind: RequestOutputKind) -> SamplingParams:
-        return SamplingParams(**{"max_tokens": None, "output_kind": kind, **request.options})
+        return sampling_params(request.options, output_kind=kind)
 
     @staticmethod
     def _chat(request: TextRequest, params: SamplingParams) -> dict[str, Any]:
@@ -116,7 +126,10 @@ class EngineBackend:
             "messages": request.prompt,
             "sampling_params": params,
             "model": request.model,
-            "chat_template_kwargs": request.chat_template_kwargs,
+            "tools": request.chat.tools,
+            "tool_choice": request.chat.tool_choice,
+            "parallel_tool_calls": request.chat.parallel_tool_calls,
+            "chat_template_kwargs": request.chat.chat_template_kwargs,
         }
 
     def _end(self, request: TextRequest, outputs: Sequence[RequestOutput]) -> Reply:
@@ -127,8 +140,8 @@ class EngineBackend:
             completion_tokens=sum(len(completion.token_ids) for completion in completions),
             cached_tokens=max(output.num_cached_tokens for output in outputs),
         )
-        text = "".join(completion.text for completion in completions)
-        return Reply(text, completions[-1].finish_reason, usage, self.info("chat", request.model).name)
+        name = self.info("chat", request.model).name
+        return Reply.of(_message(completions), completions[-1].finish_reason, usage, name)
 
     # Vectors and rankings
 
@@ -144,6 +157,25 @@ class EngineBackend:
     async def arerank(self, query: str, documents: Sequence[str], options: RerankOptions) -> list[RerankResult]:
         output = await self._async_llm.rerank(query, list(documents), top_n=options.top_n, model=options.model)
         return output.results
+
+
+def _news(completion: CompletionOutput) -> MessageDelta:
+    """What is new; a text that no chat template asked for has no thoughts and no calls."""
+    return MessageDelta(completion.text) if completion.delta is None else completion.delta
+
+
+def _piece(news: MessageDelta) -> Piece:
+    return Piece(news.content, reasoning=news.reasoning, tool_calls=tuple(news.tool_calls))
+
+
+def _message(completions: Sequence[CompletionOutput]) -> ChatMessage:
+    """The message of one final output, or the sum of a stream's deltas."""
+    if completions[-1].message is not None:
+        return completions[-1].message
+    fold = MessageFold()
+    for completion in completions:
+        fold.add(_news(completion))
+    return fold.message()
 
 
 def _pooling(options: EmbedOptions) -> PoolingParams:

@@ -3,7 +3,6 @@
 ::
 
     CarrelError
-    ├── NotAvailableError (NotImplementedError)      this carrel does not have it yet
     └── ServerError                                  ``status`` and ``code`` as the server gave them
         ├── ServerRefusedError (ValueError)          4xx: the request is wrong, or not allowed
         └── ServerUnreachableError (ConnectionError) no connection, no answer in time, or one that broke off
@@ -12,10 +11,6 @@
 from __future__ import annotations
 
 from carrel.errors import CarrelError
-
-
-class NotAvailableError(CarrelError, NotImplementedError):
-    """This carrel does not have it yet."""
 
 
 class ServerError(CarrelError):

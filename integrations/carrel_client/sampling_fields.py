@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Mapping
 from typing import Any, Self
 
 from carrel.errors import InvalidParamsError
 from carrel.params import SamplingParams
+from carrel.structured_params import StructuredOutputsParams
 from pydantic import BaseModel, model_validator
 
-from carrel_client.errors import NotAvailableError
-
-TOOLS = frozenset({"tools", "tool_choice", "functions", "function_call", "parallel_tool_calls"})
-GRAMMARS = frozenset({"response_format", "guided_json", "guided_regex", "structured_outputs"})
+from carrel_client.forms import FORM_FIELDS, read_form
 
 
 class SamplingFields(BaseModel):
@@ -31,6 +29,8 @@ class SamplingFields(BaseModel):
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     min_tokens: int | None = None
+    structured_outputs: Any = None  # StructuredOutputsParams, or the same as a dict
+    response_format: dict[str, Any] | None = None  # OpenAI's way to ask for JSON; one of the two
 
     @model_validator(mode="after")
     def _check_sampling(self) -> Self:
@@ -38,27 +38,30 @@ class SamplingFields(BaseModel):
         return self
 
     def sampling_options(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """The options that are set, those of one call over the adapter's own.
+        """The options that are set, those of one call over the adapter's own; a form as ``structured_outputs``.
 
         Raises:
             InvalidParamsError: a value is out of range, or carrel has no such option.
-            NotAvailableError: tools and grammars, which this carrel does not have yet.
         """
         names = SamplingFields.model_fields.keys()
-        _refuse_unknown(overrides.keys() - names, known=names)
-        options = {name: getattr(self, name) for name in names}
-        options.update({name: value for name, value in overrides.items() if value is not None})
+        if unknown := overrides.keys() - names:
+            raise InvalidParamsError(f"Unknown option {', '.join(sorted(unknown))}; there are {', '.join(names)}.")
+        given = {name: value for name, value in overrides.items() if value is not None}
+        own = {name: getattr(self, name) for name in names}
+        form = read_form(given if given.keys() & set(FORM_FIELDS) else own)
+        options = {name: value for name, value in {**own, **given}.items() if name not in FORM_FIELDS}
         options = {name: value for name, value in options.items() if value not in (None, [])}
-        SamplingParams(**{"max_tokens": None, **options})  # refuses values out of range, over HTTP too
+        options |= {} if form is None else {"structured_outputs": form}
+        sampling_params(options)  # refuses values out of range, over HTTP too
         return options
 
 
-def _refuse_unknown(unknown: Set[str], *, known: Iterable[str]) -> None:
-    if unknown & TOOLS:
-        raise NotAvailableError("This carrel does not call tools yet: leave tools out and ask for text.")
-    if unknown & GRAMMARS:
-        raise NotAvailableError(
-            "This carrel does not hold answers to a schema yet: ask for the format in the prompt and parse the text."
-        )
-    if unknown:
-        raise InvalidParamsError(f"Unknown option {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
+def sampling_params(options: Mapping[str, Any], **more: Any) -> SamplingParams:
+    """The engine's parameters; without ``max_tokens`` an answer goes on to the context length.
+
+    Raises:
+        InvalidParamsError: a value is out of range.
+    """
+    form = options.get("structured_outputs")
+    made = {} if form is None else {"structured_outputs": StructuredOutputsParams(**form)}
+    return SamplingParams(**{"max_tokens": None, **options, **made, **more})

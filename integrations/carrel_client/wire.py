@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from carrel.config import Task
 from carrel.errors import InvalidParamsError, ModelNotFoundError
-from carrel.outputs import RerankResult
+from carrel.outputs import ChatMessage, MessageDelta, RerankResult, ToolCall, ToolCallDelta
+from carrel.parsers.message_fold import MessageFold
 
 from carrel_client.backend import EmbedOptions, ModelInfo, Piece, Reply, RerankOptions, TextRequest, Usage
 from carrel_client.errors import ServerError
@@ -32,6 +33,8 @@ def text_body(request: TextRequest, *, stream: bool) -> Json:
     if isinstance(request.prompt, str) and "max_tokens" not in body:
         message = "A text completion over HTTP stops at 16 tokens when nothing is said: set max_tokens."
         raise InvalidParamsError(message, param="max_tokens")
+    if request.chat.tools:
+        body["parallel_tool_calls"] = request.chat.parallel_tool_calls
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     return body
@@ -45,14 +48,41 @@ def _model(name: str | None) -> Json:
 def _prompt_body(request: TextRequest) -> Json:
     if isinstance(request.prompt, str):
         return {"prompt": request.prompt}
-    kwargs = {"chat_template_kwargs": dict(request.chat_template_kwargs)} if request.chat_template_kwargs else {}
-    return {"messages": [dict(message) for message in request.prompt], **kwargs}
+    body: Json = {"messages": [dict(message) for message in request.prompt]}
+    chat = request.chat
+    if chat.chat_template_kwargs:
+        body["chat_template_kwargs"] = dict(chat.chat_template_kwargs)
+    if chat.tools:
+        body |= {"tools": list(chat.tools), "tool_choice": chat.tool_choice}
+    return body
 
 
 def text_reply(answer: Json) -> Reply:
     choice = answer["choices"][0]
-    text = choice["message"]["content"] if "message" in choice else choice["text"]
-    return Reply(text or "", choice["finish_reason"], usage_reply(answer["usage"]), answer["model"])
+    message = _message(choice["message"]) if "message" in choice else ChatMessage(choice["text"])
+    return Reply.of(message, choice["finish_reason"], usage_reply(answer["usage"]), answer["model"])
+
+
+def _message(message: Json) -> ChatMessage:
+    calls = [
+        ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
+        for call in message.get("tool_calls") or ()
+    ]
+    return ChatMessage(message.get("content") or "", message.get("reasoning") or "", calls)
+
+
+def _news(choice: Json) -> MessageDelta:
+    """What a chunk brings of a chat or of a text."""
+    delta = choice.get("delta")
+    if delta is None:
+        return MessageDelta(choice["text"] or "")
+    calls = [_call_news(call) for call in delta.get("tool_calls") or ()]
+    return MessageDelta(delta.get("content") or "", delta.get("reasoning") or "", calls)
+
+
+def _call_news(call: Json) -> ToolCallDelta:
+    function = call.get("function") or {}
+    return ToolCallDelta(call["index"], call.get("id"), function.get("name"), function.get("arguments") or "")
 
 
 def usage_reply(usage: Json) -> Usage:
@@ -64,7 +94,7 @@ class StreamReader:
     """Reads the chunks of one streamed answer; ``end`` joins what was read."""
 
     def __init__(self) -> None:
-        self._texts: list[str] = []
+        self._fold = MessageFold()
         self._finish_reason: str | None = None
         self._usage = Usage(0, 0)
         self._model = ""
@@ -93,14 +123,13 @@ class StreamReader:
             self._usage = usage_reply(chunk["usage"])
         for choice in chunk.get("choices", [])[:1]:
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
-            text = choice["delta"].get("content") if "delta" in choice else choice["text"]
-            if text:
-                self._texts.append(text)
-                return Piece(text)
+            if news := _news(choice):
+                self._fold.add(news)
+                return Piece(news.content, reasoning=news.reasoning, tool_calls=tuple(news.tool_calls))
         return None
 
     def end(self) -> Piece:
-        return Piece("", Reply("".join(self._texts), self._finish_reason, self._usage, self._model))
+        return Piece("", Reply.of(self._fold.message(), self._finish_reason, self._usage, self._model))
 
 
 # /tokenize
@@ -169,7 +198,8 @@ def model_reply(answer: Json, task: Task, model: str | None) -> ModelInfo:
     entries = answer["data"]
     for entry in entries:
         if entry["id"] == model or (model is None and entry.get("task", task) == task):
-            return ModelInfo(entry["id"], entry.get("max_model_len"))
+            calls_tools = "tools" in (entry.get("capabilities") or ())
+            return ModelInfo(entry["id"], entry.get("max_model_len"), calls_tools=calls_tools)
     there = ", ".join(f"{entry['id']} ({entry.get('task', 'no task')})" for entry in entries) or "none"
     raise ModelNotFoundError(f"The server has no {task} model{f' {model!r}' if model else ''}; it has: {there}.")
 

@@ -5,25 +5,29 @@
     invoke · batch · stream     → _generate  · _stream  → ChatFields.reply  · pieces  ┐ carrel.LLM, or the
     ainvoke · abatch · astream  → _agenerate · _astream → ChatFields.areply · apieces ┘ server's OpenAI routes
     messages in: _messages.to_dicts          answers out: _messages.to_result, to_chunk
+    bind_tools, with_structured_output       bind options that every call may have, too
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, closing
-from typing import Any, NoReturn
+from typing import Any
 
-from carrel_client import ChatFields, NotAvailableError, TextRequest
+from carrel_client import ChatFields, TextRequest
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.config import get_config_list
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict
 
 from langchain_carrel._messages import to_chunk, to_dicts, to_result
+from langchain_carrel._structured import Method, asking, beside_raw, reading
 
 MAX_THREADS = 1024  # more inputs than that wait here: a step of the engine takes 256 of them
 
@@ -35,7 +39,10 @@ class ChatCarrel(BaseChatModel, ChatFields):
         model: a folder, a hub name or a bundled ``starter/…`` model, opened here on first use.
         llm: a ``carrel.LLM`` to share; it is never closed.
         base_url: a carrel server.
-        temperature, max_tokens, stop, …: as in ``carrel.SamplingParams``; each may also be given to one call.
+        temperature, max_tokens, stop, structured_outputs, …: as in ``carrel.SamplingParams``; each may also be given
+            to one call. ``response_format`` is OpenAI's.
+
+    A model's thoughts stand in ``message.additional_kwargs["reasoning_content"]`` and among its ``content_blocks``.
 
     Example:
         .. code-block:: python
@@ -45,6 +52,11 @@ class ChatCarrel(BaseChatModel, ChatFields):
             with ChatCarrel(model="starter/reader", max_tokens=32) as chat:
                 for chunk in chat.stream("什么是分页注意力？"):
                     print(chunk.text, end="")
+
+    >>> from langchain_carrel import ChatCarrel
+    >>> with ChatCarrel(model="starter/reader") as chat:
+    ...     chat.invoke("水是湿的吗?", structured_outputs={"choice": ["是", "否"]}).text in ("是", "否")
+    True
 
     Raises:
         carrel.errors.CarrelError: whatever the engine refuses, with what to do about it.
@@ -105,7 +117,7 @@ class ChatCarrel(BaseChatModel, ChatFields):
     ) -> Iterator[ChatGenerationChunk]:
         with closing(self.pieces(self._request(messages, stop, kwargs))) as pieces:
             for piece in pieces:
-                yield to_chunk(piece)  # LangChain's base class tells the callbacks
+                yield to_chunk(piece, as_blocks=self.output_version == "v1")  # the base class tells the callbacks
 
     async def _astream(
         self,
@@ -116,7 +128,7 @@ class ChatCarrel(BaseChatModel, ChatFields):
     ) -> AsyncIterator[ChatGenerationChunk]:
         async with aclosing(self.apieces(self._request(messages, stop, kwargs))) as pieces:
             async for piece in pieces:
-                yield to_chunk(piece)
+                yield to_chunk(piece, as_blocks=self.output_version == "v1")
 
     # Many answers
 
@@ -161,25 +173,76 @@ class ChatCarrel(BaseChatModel, ChatFields):
         return self.custom_get_token_ids(text) if self.custom_get_token_ids else self.tokenize(text)
 
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Tokens of the conversation as the model's chat template writes it, up to where the answer begins."""
-        if tools:
-            self.bind_tools(tools)
-        return len(self.tokenize(to_dicts(messages)))
+        """Tokens of the conversation and of the tools as the model's chat template writes them, up to where the answer
+        begins."""
+        return len(self.tokenize(to_dicts(messages), [convert_to_openai_tool(tool) for tool in tools or ()]))
 
-    # Not there yet
+    # Tools and forms
 
-    def bind_tools(self, tools: Sequence[Any], *, tool_choice: Any = None, **kwargs: Any) -> NoReturn:
-        """
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """The model with tools; ``kwargs`` are options of its calls.
+
+        Args:
+            tools: functions, classes, LangChain's tools or OpenAI's dicts.
+            tool_choice: None or "auto" lets the model choose, "any", "required" or True forces a call, a tool's name
+                that tool, "none" forbids calls. Forced calls follow the schema, with any chat model.
+            strict: True: calls of the model's own will follow the schema, too.
+            parallel_tool_calls: False: one call at most.
+
+        >>> from langchain_carrel import ChatCarrel
+        >>> def weather(city: str) -> str:
+        ...     '''The weather of a city.'''
+        ...     return "晴"
+        >>> with ChatCarrel(model="starter/reader", max_tokens=200) as chat:
+        ...     message = chat.bind_tools([weather], tool_choice="any").invoke("北京天气?")
+        >>> (message.tool_calls + message.invalid_tool_calls)[0]["name"]
+        'weather'
+
         Raises:
-            NotAvailableError: always.
+            ValueError: something that LangChain cannot make a tool of. The calls refuse a choice that names no tool.
         """
-        raise NotAvailableError("ChatCarrel does not call tools yet: ask for text, or pick the tool in your own code.")
+        options: dict[str, Any] = {"tools": [convert_to_openai_tool(tool, strict=strict) for tool in tools]}
+        options |= {} if tool_choice is None else {"tool_choice": tool_choice}
+        options |= {} if parallel_tool_calls is None else {"parallel_tool_calls": parallel_tool_calls}
+        return self.bind(**options, **kwargs)
 
-    def with_structured_output(self, schema: Any, *, include_raw: bool = False, **kwargs: Any) -> NoReturn:
-        """
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Method = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """The model, answering with objects of a pydantic class, or with dicts of a TypedDict or a JSON schema.
+
+        Args:
+            schema: what the answer must be.
+            method: "json_schema" holds the text to the schema; the model does not read the schema, so say in the
+                prompt what is wanted. "function_calling" forces a call of a tool with that schema, which the model
+                reads. "json_mode" holds the text to be some JSON object.
+            include_raw: ``{"raw", "parsed", "parsing_error"}`` instead of the object alone.
+            strict: True closes objects and asks for every property.
+            kwargs: options of its calls.
+
+        >>> from langchain_carrel import ChatCarrel
+        >>> wet = {"type": "object", "properties": {"wet": {"type": "boolean"}}, "required": ["wet"]}
+        >>> schema = {"title": "answer", "additionalProperties": False, **wet}
+        >>> with ChatCarrel(model="starter/reader", temperature=0) as chat:
+        ...     list(chat.with_structured_output(schema).invoke("水是湿的吗?"))
+        ['wet']
+
         Raises:
-            NotAvailableError: always.
+            InvalidParamsError: no such method, or ``strict`` with ``json_mode``.
         """
-        raise NotAvailableError(
-            "ChatCarrel does not hold answers to a schema yet: ask for JSON in the prompt and use JsonOutputParser."
-        )
+        asked, parser = asking(self, schema, method, strict, kwargs), reading(schema, method)
+        return beside_raw(asked, parser) if include_raw else asked | parser

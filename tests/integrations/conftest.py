@@ -1,4 +1,5 @@
-"""Shared by the tests of the adapters: one engine with three tiny models, and a real server over it."""
+"""Shared by the tests of the adapters: one engine with three tiny models and one that writes what tests say, and a real
+server over each."""
 
 from __future__ import annotations
 
@@ -8,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scribe
 import uvicorn
 from adapter_helpers import API_KEY, wait_until
 from carrel import LLM, AsyncLLM
+from carrel.config import ModelSpec
 from carrel_server.app import create_app
 from carrel_server.http_protocol import IgnoreUpgradeProtocol
 from carrel_server.listening import bind
 from carrel_server.settings import ServerSettings
+from scripted import scripted_folder, scripted_host
+from server_threads import running
+from tiny_models import TinyModels
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +58,26 @@ def way_in(request: pytest.FixtureRequest, llm: LLM) -> dict[str, Any]:
     if request.param == "in process":
         return {"llm": llm}
     return {"base_url": request.getfixturevalue("server_url") + "/v1", "api_key": API_KEY}
+
+
+@pytest.fixture(scope="session")
+def scribe_llm(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    """The model of ``scribe.py``, under Qwen3's chat template."""
+    template = Path(__file__).parents[1] / "data" / "chat_templates" / "Qwen-Qwen3-0.6B.jinja"
+    folder = tmp_path_factory.mktemp("scribe") / "model"
+    scripted_folder(tiny_models, folder, chat_template=template.read_text(encoding="utf-8"), added=scribe.TAGS)
+    spec = ModelSpec(name=str(folder), served_model_name=(scribe.NAME,))
+    with scripted_host([spec], scribe.script) as host, LLM(host=host) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="session")
+def scribe_url(scribe_llm: LLM) -> Iterator[str]:
+    with running(create_app(AsyncLLM(host=scribe_llm.host))) as url:
+        yield url
+
+
+@pytest.fixture(params=["in process", "over HTTP"])
+def scribe_way(request: pytest.FixtureRequest, scribe_llm: LLM) -> dict[str, Any]:
+    """As ``way_in``, to the model of ``scribe.py``."""
+    return {"llm": scribe_llm} if request.param == "in process" else {"base_url": request.getfixturevalue("scribe_url")}

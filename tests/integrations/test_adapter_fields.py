@@ -7,6 +7,8 @@ import sys
 from typing import Any
 
 import pytest
+from carrel.structured_params import StructuredOutputsParams
+from carrel_client.tool_use import chat_options
 from langchain_carrel import CarrelEmbeddings, CarrelRerank, ChatCarrel
 from llama_index.embeddings.carrel import CarrelEmbedding
 from llama_index.llms.carrel import Carrel
@@ -15,6 +17,7 @@ from llama_index.postprocessor.carrel import CarrelRerank as NodeRerank
 ADAPTERS = [ChatCarrel, CarrelEmbeddings, CarrelRerank, Carrel, CarrelEmbedding, NodeRerank]
 CHAT_ADAPTERS = [ChatCarrel, Carrel]
 URL = "http://127.0.0.1:1"
+TOOL = {"type": "function", "function": {"name": "查天气"}}
 
 
 class Shared:
@@ -82,23 +85,78 @@ def test_options_of_one_call_stand_over_the_adapters_own(adapter: type[Any]) -> 
     request = chat.text_request("续写", {"temperature": 0, "max_tokens": 5, "top_k": None, "model": "b"})
     assert request.options == {"temperature": 0, "max_tokens": 5}
     assert request.model == "b"
-    assert request.chat_template_kwargs == {"enable_thinking": False}
+    assert request.chat.chat_template_kwargs == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize("adapter", CHAT_ADAPTERS)
 @pytest.mark.parametrize(
-    ("option", "error", "message"),
+    ("options", "message"),
     [
-        ("tools", NotImplementedError, "does not call tools yet"),
-        ("response_format", NotImplementedError, "does not hold answers to a schema yet"),
-        ("temprature", ValueError, "Unknown option temprature; there are temperature"),
+        ({"temprature": 1}, "Unknown option temprature; there are temperature"),
+        ({"functions": [TOOL]}, "Unknown option functions"),
+        ({"tools": [len]}, r"tools\[0\] must be an object with a function"),
+        ({"tools": [TOOL], "tool_choice": "查天汽"}, "tool_choice names '查天汽', which is none of the tools"),
+        (
+            {"tools": [TOOL], "tool_choice": 1},
+            "tool_choice must be a word, a tool's name, an object or a bool, got int",
+        ),
+        ({"tool_choice": "any"}, "tool_choice is required, and there are no tools"),
+        ({"response_format": {"type": "json_schema"}}, "response_format must be"),
+        ({"response_format": "json"}, "response_format must be"),
+        ({"structured_outputs": {"jsn": {}}}, "structured_outputs has no 'jsn'; there are json, json_object"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "Give exactly one of json"),
+        ({"structured_outputs": ["a"]}, "structured_outputs must be StructuredOutputsParams or a dict, got list"),
+        ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "give one of them"),
+        ({"structured_outputs": {"regex": "a"}, "ignore_eos": True}, "does not go with structured_outputs"),
     ],
 )
-def test_an_option_that_is_not_there_is_refused(
-    adapter: type[Any], option: str, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        adapter(base_url=URL).text_request("你好", {option: [1]})
+def test_a_wrong_option_of_a_call_is_refused(adapter: type[Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        adapter(base_url=URL).text_request([{"role": "user", "content": "你好"}], options)
+
+
+@pytest.mark.parametrize("adapter", CHAT_ADAPTERS)
+def test_tools_need_a_conversation(adapter: type[Any]) -> None:
+    with pytest.raises(ValueError, match="Tools are told by the chat template"):
+        adapter(base_url=URL).text_request("你好", {"tools": [TOOL]})
+
+
+@pytest.mark.parametrize("adapter", CHAT_ADAPTERS)
+def test_forms_have_one_spelling_and_a_calls_form_stands_over_the_adapters_own(adapter: type[Any]) -> None:
+    schema = {"type": "object", "properties": {"城市": {"type": "string"}}}
+    wrapped = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    chat = adapter(base_url=URL, structured_outputs=StructuredOutputsParams(choice=["是", "否"]))
+    for options, form in (
+        ({}, {"choice": ("是", "否")}),
+        ({"response_format": wrapped}, {"json": schema}),
+        ({"response_format": {"type": "json_object"}}, {"json_object": True}),
+        ({"structured_outputs": {"regex": "[0-9]+"}}, {"regex": "[0-9]+"}),
+    ):
+        assert chat.text_request("你好", options).options["structured_outputs"] == form
+    assert "structured_outputs" not in chat.text_request("你好", {"response_format": {"type": "text"}}).options
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (None, "auto"),
+        (False, "auto"),
+        ("auto", "auto"),
+        ("none", "none"),
+        ("any", "required"),
+        ("required", "required"),
+        (True, "required"),
+        ("查天气", {"type": "function", "function": {"name": "查天气"}}),
+        ({"type": "function", "function": {"name": "查天气"}}, {"type": "function", "function": {"name": "查天气"}}),
+    ],
+)
+def test_spellings_of_a_tool_choice(choice: Any, expected: Any) -> None:
+    assert chat_options({"tools": [TOOL], "tool_choice": choice}).tool_choice == expected
+
+
+def test_a_tool_with_the_name_of_a_choice_is_meant() -> None:
+    tool = {"type": "function", "function": {"name": "any"}}
+    assert chat_options({"tools": [tool], "tool_choice": "any"}).forced_tools == ("any",)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

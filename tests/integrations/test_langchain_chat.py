@@ -10,7 +10,7 @@ import pytest
 from adapter_helpers import await_until, in_flight, wait_until
 from carrel import LLM
 from carrel.errors import ContextLengthError, EngineClosedError, UnsupportedTaskError
-from carrel_client import NotAvailableError, ServerRefusedError
+from carrel_client import ServerRefusedError
 from langchain_carrel import ChatCarrel
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
@@ -225,16 +225,6 @@ def test_leaving_a_stream_aborts_in_the_engine(way_in: dict[str, Any], llm: LLM)
 
 
 # Refusals
-
-
-def test_tools_and_schemas_are_refused_in_one_sentence(llm: LLM) -> None:
-    model = chat({"llm": llm})
-    with pytest.raises(NotAvailableError, match="does not call tools yet"):
-        model.bind_tools([len])
-    with pytest.raises(NotAvailableError, match="does not hold answers to a schema yet"):
-        model.with_structured_output(dict)
-    with pytest.raises(NotAvailableError):
-        model.get_num_tokens_from_messages(QUESTION, tools=[len])
 
 
 def test_a_closed_adapter_refuses_and_leaves_a_shared_engine_open(llm: LLM) -> None:

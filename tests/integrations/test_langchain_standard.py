@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
+import scribe
 from adapter_helpers import API_KEY
 from carrel import LLM
 from langchain_carrel import CarrelEmbeddings, ChatCarrel
@@ -13,11 +13,7 @@ from langchain_core.messages import AIMessage
 from langchain_tests.integration_tests import ChatModelIntegrationTests, EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
 
-SAMPLING: dict[str, Any] = {
-    "temperature": 0,
-    "max_tokens": 12,
-    "ignore_eos": True,
-}  # a random model may end before it says a word
+SAMPLING: dict[str, Any] = {"temperature": 0, "max_tokens": 200}
 LONG = "山上的房子旁边有一条河,河水从山下流过。" * 8
 
 
@@ -29,12 +25,8 @@ class ChatAbilities:
         return ChatCarrel
 
     @property
-    def has_tool_calling(self) -> bool:
-        return False
-
-    @property
-    def has_structured_output(self) -> bool:
-        return False
+    def supports_json_mode(self) -> bool:
+        return True
 
     @property
     def supports_model_override(self) -> bool:
@@ -61,8 +53,8 @@ class TestChatCarrelUnit(ChatAbilities, ChatModelUnitTests):
 
 class TestChatCarrelInProcess(ChatAbilities, ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
-    def _engine(self, llm: LLM, model_folders: dict[str, str]) -> None:
-        self.llm, self.name = llm, Path(model_folders["chat"]).name
+    def _engine(self, scribe_llm: LLM) -> None:
+        self.llm = scribe_llm
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
@@ -74,17 +66,17 @@ class TestChatCarrelInProcess(ChatAbilities, ChatModelIntegrationTests):
 
     @property
     def model_override_value(self) -> str:
-        return self.name
+        return scribe.NAME
 
 
 class TestChatCarrelOverHttp(ChatAbilities, ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
-    def _server(self, server_url: str, model_folders: dict[str, str]) -> None:
-        self.url, self.name = server_url, Path(model_folders["chat"]).name
+    def _server(self, scribe_url: str) -> None:
+        self.url = scribe_url
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"base_url": self.url, "api_key": API_KEY}
+        return {"base_url": self.url}
 
     @property
     def standard_chat_model_params(self) -> dict[str, Any]:
@@ -92,7 +84,7 @@ class TestChatCarrelOverHttp(ChatAbilities, ChatModelIntegrationTests):
 
     @property
     def model_override_value(self) -> str:
-        return self.name
+        return scribe.NAME
 
     @pytest.fixture
     async def model(self, request: pytest.FixtureRequest) -> Any:

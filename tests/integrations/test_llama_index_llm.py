@@ -10,7 +10,7 @@ import pytest
 from adapter_helpers import API_KEY, await_until, in_flight, wait_until
 from carrel import LLM
 from carrel.errors import ModelNotFoundError
-from carrel_client import NotAvailableError, ServerRefusedError
+from carrel_client import ServerRefusedError
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import LLM as LlamaIndexLLM
@@ -117,10 +117,8 @@ async def test_cancelling_and_leaving_abort_in_the_engine(way_in: dict[str, Any]
         assert llm.host.stats().num_steps - before < 2 * 1900
 
 
-def test_tools_and_unknown_options_are_refused(llm: LLM) -> None:
+def test_unknown_options_are_refused(llm: LLM) -> None:
     model = carrel({"llm": llm})
-    with pytest.raises(NotAvailableError, match="does not call tools yet"):
-        model.chat(MESSAGES, tools=[{}])
     with pytest.raises(ValueError, match="Unknown option num_beams"):
         model.complete(QUESTION, num_beams=2)
 

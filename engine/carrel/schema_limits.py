@@ -11,6 +11,7 @@ from typing import Any
 
 from carrel.errors import InvalidParamsError
 
+MAX_BYTES = 256 << 10  # of the grammar of any form
 MAX_DEPTH = 100  # lists and objects inside of one another
 MAX_REFERENCE_DEPTH = 1000  # the same along all references together, for the compiler recurses into them
 MAX_PROPERTIES = 1000  # of one object; the work grows with their square

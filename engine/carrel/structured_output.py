@@ -17,11 +17,10 @@ from carrel.caller_grammar import checked_grammar
 from carrel.errors import InvalidParamsError
 from carrel.grammar import Bitmask, Grammar
 from carrel.lark import json_text, json_value, quoted
-from carrel.schema_limits import refused
+from carrel.schema_limits import MAX_BYTES, refused
 from carrel.structured_params import StructuredOutputsParams
 from carrel.tokenizer import Tokenizer
 
-MAX_BYTES = 256 << 10  # of the grammar of any form
 CACHED_GRAMMARS = 32
 NON_EMPTY = "/(?s:.+)/"
 # Every token that may come, though only one text may: a model may split that text in its own way.

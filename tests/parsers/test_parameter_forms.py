@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,17 @@ def test_many_tools_with_long_descriptions(parser, tokenizer, compiler):
     assert "说明" not in lark
     assert "description" in lark
     compiler.compile(lark)
+
+
+def test_large_definitions_are_not_written_a_thousand_times(tokenizer):
+    defs = {f"D{number}": {"type": "string", "enum": ["值" * 50]} for number in range(2000)}
+    properties = {f"p{number}": {"type": "array", "items": {"$ref": "#/$defs/D1"}} for number in range(1000)}
+    parameters = {"type": "object", "properties": properties, "$defs": defs}
+    tools = [{"function": {"name": "f", "parameters": parameters}}]
+    began = time.process_time()
+    with pytest.raises(InvalidParamsError, match="together") as caught:
+        answer_format(Model(tokenizer), ChatOptions(tools=tools, tool_choice="required"), "")
+    assert caught.value.param == "tools"
+    call = coder_call("p7", '["a"]')
+    assert fold(answer_format(Model(tokenizer), ChatOptions(tools=tools), "").make_parser(), call).tool_calls
+    assert time.process_time() - began < 3.0

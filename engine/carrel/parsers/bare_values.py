@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from carrel.errors import InvalidParamsError
 from carrel.lark import json_value, quoted, without
 from carrel.parsers.call_grammar import Rules
-from carrel.parsers.tool_set import DEFINITIONS, TYPES, Schema, properties_of, resolved, types_of
+from carrel.parsers.tool_set import DEFINITIONS, TYPES, Schema, parts_of, resolved, types_of
 
 CONTAINERS = frozenset({"object", "array"})
 LOOKS_LIKE_ONE = r"/\s*[\[{(](?s:.*)/"  # a text that a parser takes for a list or an object
@@ -57,7 +57,7 @@ def check_object(schema: Schema) -> None:
     found = resolved(schema, schema)
     if said := OF_OBJECTS & found.keys():
         raise NoForm(min(said))
-    known = {name for name, _, _ in properties_of(schema)}
+    known = {name for name, _, _ in parts_of(schema)}
     if any(name not in known for name in found.get("required") or ()):
         raise NoForm("required")
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from carrel.errors import InvalidParamsError
 from carrel.lark import ANY_TEXT, quoted
 from carrel.parsers.tool_set import Schema
+from carrel.schema_limits import MAX_BYTES, refused
 
 SPACE = r"/[ \t\r\n]{0,8}/"  # before the first call
 Schemas = Mapping[str, Schema]  # of a tool's arguments, by its name
@@ -35,6 +36,7 @@ class Rules:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._names: dict[tuple[str, str, str], str] = {}
+        self._size = 0
 
     def rule(self, expression: str, options: str = "") -> str:
         """A rule's name."""
@@ -57,6 +59,9 @@ class Rules:
         if name is None:
             name = f"{kind}{len(self._lines)}"
             self._lines.append(f"{name}{options}: {expression}")
+            self._size += len(self._lines[-1])
+            if self._size > MAX_BYTES:  # at once: every rule may be as long as all schemas together
+                raise refused(f"together they take more than {MAX_BYTES >> 10} KiB.")
             if expression:  # an empty one is filled later
                 self._names[kind, options, expression] = name
         return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from carrel.chat_options import Tool
@@ -59,7 +59,7 @@ class ToolSet:
     def types(self, name: str) -> dict[str, frozenset[str]]:
         """JSON types that each parameter may have; {} of a tool that is not known."""
         schema = self.schema(name) if name in self._functions else {}
-        return {key: types_of(part, part) for key, part, _ in properties_of(schema)}
+        return {key: types_of(part, schema) for key, part, _ in parts_of(schema)}
 
     def other_types(self, name: str) -> frozenset[str]:
         """The same of a parameter that the tool does not name: a string where the schema does not say."""
@@ -69,11 +69,18 @@ class ToolSet:
 
 def properties_of(schema: Schema) -> Iterator[tuple[str, Schema, bool]]:
     """(name, schema, whether it is needed) of each property; the schemas stand for themselves, definitions and all."""
+    stand_alone = standing_alone(schema)
+    for name, part, needed in parts_of(schema):
+        yield name, stand_alone(part), needed
+
+
+def parts_of(schema: Schema) -> Iterator[tuple[str, Schema, bool]]:
+    """As :func:`properties_of`; the schemas may refer to the whole one."""
     root, schema = schema, resolved(schema, schema)
     properties, required = schema.get("properties"), schema.get("required")
     needed = required if isinstance(required, Sequence) else ()
     for name, part in (properties if isinstance(properties, Mapping) else {}).items():
-        yield name, standing_alone(resolved(part, root), root), name in needed
+        yield name, resolved(part, root), name in needed
 
 
 def others_of(schema: Schema) -> Schema | None:
@@ -86,22 +93,21 @@ def others_of(schema: Schema) -> Schema | None:
     other = found.get("additionalProperties", True)
     if found.get("properties") or other is False:
         return None
-    return standing_alone(resolved(other, schema), schema)
+    return standing_alone(schema)(resolved(other, schema))
 
 
-def standing_alone(part: Schema, root: Schema) -> Schema:
-    """``part`` of ``root`` with all that its references lead to.
+def standing_alone(root: Schema) -> Callable[[Schema], Schema]:
+    """Makes of a part of ``root`` a schema with all that its references lead to.
 
     >>> root = {"properties": {"a": {"type": "string"}, "b": {"items": {"$ref": "#/properties/a"}}}}
-    >>> standing_alone(root["properties"]["b"], root)["items"]
+    >>> standing_alone(root)(root["properties"]["b"])["items"]
     {'$ref': '#/$defs/root/properties/a'}
     """
-    if not _references(part):
-        return part
-    shared = {key: root[key] for key in DEFINITIONS if key in root}
-    if all(reference.startswith(IN_DEFINITIONS) for reference in _references([part, shared])):
-        return {**part, **shared}
-    return {**_moved(part), "$defs": {"root": _moved(root)}}
+    if all(reference.startswith(IN_DEFINITIONS) for reference in _references(root)):
+        shared = {key: root[key] for key in DEFINITIONS if key in root}
+        return lambda part: {**part, **shared} if _references(part) else part
+    whole = {"root": _moved(root)}
+    return lambda part: {**_moved(part), "$defs": whole} if _references(part) else part
 
 
 def _references(value: Any) -> list[str]:

@@ -33,7 +33,8 @@ class ChatShape:
         """``content`` is null only beside calls, so that whoever reads text finds a string."""
         parts = self.parts(choice)
         content: str | None = self.echo + parts.content
-        message: dict[str, Any] = {"role": "assistant", "content": content or (None if parts.tool_calls else "")}
+        content = content or (None if parts.tool_calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if parts.reasoning:
             message |= both_names(parts.reasoning)
         if parts.tool_calls and self.uses_functions:

@@ -22,13 +22,13 @@ def chat_logprobs(
     *,
     as_ids: bool = False,
 ) -> dict[str, Any]:
-    """``{"content": [{token, logprob, bytes, top_logprobs}]}``, an entry a token; ``as_ids``: "token_id:5" as token."""
+    """``content`` has an entry ``{token, logprob, bytes, top_logprobs}`` a token; ``as_ids``: "token_id:5" as token."""
     content = []
     for token_id, position in zip(token_ids, positions, strict=True):
         best = sorted(position.items(), key=lambda item: item[1].rank or 0)[:top]
         entry = _entry(tokenizer, token_id, position[token_id], as_ids)
         content.append({**entry, "top_logprobs": [_entry(tokenizer, *item, as_ids) for item in best]})
-    return {"content": content}
+    return {"content": content, "refusal": None}
 
 
 def _entry(tokenizer: TokenBytes, token_id: int, logprob: Logprob, as_ids: bool) -> dict[str, Any]:

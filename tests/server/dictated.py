@@ -144,7 +144,7 @@ def deltas(chunks: list[dict[str, Any]], index: int = 0) -> list[dict[str, Any]]
 
 def assembled(chunks: list[dict[str, Any]], index: int = 0) -> dict[str, Any]:
     """The message that a client makes of a stream."""
-    message: dict[str, Any] = {"role": "assistant", "content": ""}
+    message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
     calls: list[dict[str, Any]] = []
     for delta in deltas(chunks, index):
         assert len(delta.keys() & {"content", "reasoning", "tool_calls"}) == 1, "one kind a chunk"

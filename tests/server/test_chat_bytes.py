@@ -106,9 +106,9 @@ def test_a_whole_answer(scribe: httpx.Client) -> None:
     answer = text.partition(',"usage"')[0]
     assert answer == (
         '{"object":"chat.completion","id":"…","created":0,"model":"scribe","choices":[{"index":0,"message":'
-        '{"role":"assistant","content":null,"reasoning":"想。","reasoning_content":"想。","tool_calls":[{"id":"…",'
-        '"type":"function","function":{"name":"search","arguments":"{\\"query\\": \\"借书\\"}"}}]},"logprobs":null,'
-        '"finish_reason":"tool_calls","stop_reason":null}]'
+        '{"role":"assistant","content":null,"refusal":null,"reasoning":"想。","reasoning_content":"想。","tool_calls":'
+        '[{"id":"…","type":"function","function":{"name":"search","arguments":"{\\"query\\": \\"借书\\"}"}}]},'
+        '"logprobs":null,"finish_reason":"tool_calls","stop_reason":null}]'
     )
 
 

@@ -51,12 +51,12 @@ def test_streamed_is_the_same_as_whole(scribe: httpx.Client, name: str) -> None:
 
 
 def test_words(scribe: httpx.Client) -> None:
-    assert choice(scribe, "九点开门。")["message"] == {"role": "assistant", "content": "九点开门。"}
+    assert choice(scribe, "九点开门。")["message"] == {"role": "assistant", "content": "九点开门。", "refusal": None}
 
 
 def test_no_words_are_an_empty_string(scribe: httpx.Client) -> None:
     answer = choice(scribe, "")
-    assert answer["message"] == {"role": "assistant", "content": ""}
+    assert answer["message"] == {"role": "assistant", "content": "", "refusal": None}
     assert answer["finish_reason"] == "stop"
 
 
@@ -73,7 +73,7 @@ def test_thoughts_have_both_names(scribe: httpx.Client) -> None:
 
 @pytest.mark.parametrize("fields", [{"include_reasoning": False}, {"reasoning_format": "hidden"}])
 def test_thoughts_can_be_left_out(scribe: httpx.Client, fields: dict[str, Any]) -> None:
-    expected = {"role": "assistant", "content": "北京晴。"}
+    expected = {"role": "assistant", "content": "北京晴。", "refusal": None}
     assert choice(scribe, THOUGHT, **fields)["message"] == expected
     assert assembled(stream(scribe, THOUGHT, **fields)) == expected
 
@@ -98,7 +98,11 @@ def test_only_thoughts_still_have_a_content_of_text(scribe: httpx.Client) -> Non
 )
 def test_without_thinking_the_answer_is_content(scribe: httpx.Client, fields: dict[str, Any]) -> None:
     """The template closes the thoughts itself, so what comes is the answer."""
-    assert choice(scribe, "北京晴。", **fields)["message"] == {"role": "assistant", "content": "北京晴。"}
+    assert choice(scribe, "北京晴。", **fields)["message"] == {
+        "role": "assistant",
+        "content": "北京晴。",
+        "refusal": None,
+    }
     prompt = post(scribe, "x", **fields)["usage"]["prompt_tokens"]
     assert prompt > post(scribe, "x")["usage"]["prompt_tokens"]
 

@@ -144,7 +144,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     """The HTTP edge: everything a route raises becomes OpenAI's error object."""
     status = describe(error)[0]
     if status == 500 or (status > 500 and not isinstance(error, HttpError)):  # a probe while loading is no news
-        logger.error("%s failed: %s", request.url.path, error, exc_info=error if status == 500 else None)
+        logger.error("%r failed: %s", cut(request.url.path, MAX_NAME), error, exc_info=error if status == 500 else None)
     return error_response(error)
 
 
@@ -170,7 +170,7 @@ class LastResortMiddleware:
         except Exception as raised:
             if started:
                 raise
-            logger.error("%s failed.", cut(scope["path"], MAX_NAME), exc_info=raised)
+            logger.error("%r failed.", cut(scope["path"], MAX_NAME), exc_info=raised)
             error = raised
         else:
             return

@@ -21,7 +21,7 @@ from carrel.errors import (
 )
 from carrel.host import EngineHost
 from carrel_server import ServerSettings, create_app
-from carrel_server.errors import HttpError, describe
+from carrel_server.errors import HttpError, LastResortMiddleware, describe
 from server_threads import running
 from serving import own_server
 
@@ -170,3 +170,19 @@ def test_a_closed_engine_is_not_ready(tiny_models: Callable[[str], Path]) -> Non
             assert answer.status_code == 503
             assert error_of(answer)["type"] == "ServiceUnavailableError"
             assert answer.headers["retry-after"] == "1"
+
+
+async def test_what_is_asked_for_makes_no_lines_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    path = "/v1/x\nERROR: all keys were deleted"
+    await LastResortMiddleware(broken)({"type": "http", "path": path, "method": "GET"}, send, send)
+    assert sent[0]["status"] == 500 and b"a bug" not in sent[1]["body"]
+    (line,) = caplog.messages
+    assert "all keys" in line and "\n" not in line

@@ -7,9 +7,14 @@ from typing import Any
 
 import httpx
 import pytest
+from carrel.async_llm import AsyncLLM
+from carrel.host import EngineHost
+from carrel.outputs import RerankOutput
+from carrel_server import create_app
 from carrel_server.errors import HttpError
 from carrel_server.routes.rerank import require_finite_scores
 from carrel_server.schemas.score import SPELLINGS
+from server_threads import running
 
 QUERY = "可以借几本书?"
 DOCUMENTS = ["图书馆很安静。", "一个读者可以借五本书。", "The river runs below the hill."]
@@ -219,3 +224,20 @@ def test_bad_scores(client: httpx.Client, fields: dict[str, Any], param: str) ->
     answer = client.post("/score", json=fields)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["message"] and answer.json()["error"]["param"] in (param, None)
+
+
+class BrokenModel(AsyncLLM):
+    """Its reranker's weights have overflown."""
+
+    async def rerank(self, *args: Any, **options: Any) -> RerankOutput:
+        output = await super().rerank(*args, **options)
+        output.results[0].raw_score = math.nan
+        return output
+
+
+def test_no_route_of_rerank_lets_them_out(host: EngineHost) -> None:
+    with running(create_app(BrokenModel(host=host))) as url:
+        for path in ("/rerank", "/v1/rerank", "/v2/rerank", "/api/rerank"):
+            body = {"query": QUERY, "documents": DOCUMENTS, "model": "tiny-rerank"}
+            answer = httpx.post(url + path, json=body, timeout=60)
+            assert answer.status_code == 500 and "not finite" in answer.text

@@ -18,6 +18,7 @@ from carrel_server.json_response import JsonResponse, written
 from carrel_server.ollama_models import Found, find_model
 from carrel_server.routes.embeddings import check_finite
 from carrel_server.routes.endpoint import post
+from carrel_server.routes.rerank import require_finite_scores
 from carrel_server.schemas.ollama import OllamaBody, OllamaEmbedBody, OllamaEmbeddingsBody, OllamaRerankBody
 from carrel_server.service import Service, service_of
 
@@ -101,6 +102,7 @@ async def rerank(request: Request) -> Response:
         max_tokens_per_doc=body.max_tokens_per_doc,
     )
     output = await until_disconnect(request.receive, work)
+    require_finite_scores([result.raw_score for result in output.results])
     seconds = time.monotonic() - start
     service.metrics.pooled(found.hosted.names[0], "rerank", len(documents), output.num_tokens, seconds)
     results = [

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from carrel.outputs import CompletionOutput, LogprobsOnePosition, RequestOutput
 
 from carrel_server.completion_call import CompletionCall, Positions
+from carrel_server.json_response import made
+from carrel_server.logprobs import num_entries
 from carrel_server.sse import frame
 from carrel_server.usage import Usage
 
@@ -40,6 +43,10 @@ class CompletionStream:
         self._is_open = [False] * num_prompts
         options = call.body.stream_options
         self._counts_each = call.body.include_usage and options is not None and options.continuous_usage_stats
+
+    def frames(self, number: int, output: RequestOutput) -> bytes:
+        """:meth:`chunks` as bytes."""
+        return b"".join(map(frame, self.chunks(number, output)))
 
     def chunks(self, number: int, output: RequestOutput) -> list[dict[str, Any]]:
         """The chunks for one output of one prompt; none while the prompt's log probabilities are awaited.
@@ -135,7 +142,8 @@ async def completion_chunks(
     """The whole stream but for ``[DONE]``; one piece holds the chunks of one output."""
     stream = CompletionStream(call)
     async for number, output in outputs:
-        if chunks := stream.chunks(number, output):
-            yield b"".join(map(frame, chunks))
+        write = partial(stream.frames, number, output)
+        if frames := await made(write, num_entries(output, call.body.logprobs)):  # an echoed prompt may be long
+            yield frames
     if (end := stream.closing()) is not None:
         yield frame(end)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.responses import Response
 
+T = TypeVar("T")
 ENTRIES_IN_LOOP = 1000  # of an answer; a longer one is made and written in a thread, or all streams would wait
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
@@ -26,7 +27,10 @@ class JsonResponse(Response):
 
 
 async def written(make: Callable[[], Any], num_entries: int) -> JsonResponse:
-    """The answer that ``make`` gives, off the event loop if it is long; ``num_entries`` is how long, roughly."""
-    if num_entries <= ENTRIES_IN_LOOP:
-        return JsonResponse(make())
-    return JsonResponse(await asyncio.to_thread(lambda: dumps(make())))
+    """The answer around what ``make`` gives; ``num_entries`` as of :func:`made`."""
+    return await made(lambda: JsonResponse(make()), num_entries)
+
+
+async def made(make: Callable[[], T], num_entries: int) -> T:
+    """What ``make`` gives, off the event loop if it is long; ``num_entries`` is how long, roughly."""
+    return make() if num_entries <= ENTRIES_IN_LOOP else await asyncio.to_thread(make)

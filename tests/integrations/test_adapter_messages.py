@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Generator
 
 import pytest
 from carrel.errors import InvalidParamsError
+from carrel.outputs import ChatMessage as Message
+from carrel.outputs import ToolCall
 from carrel_client import Piece, Reply, Usage
 from langchain_carrel import _messages as langchain
 from langchain_core.messages import (
@@ -18,11 +20,24 @@ from langchain_core.messages import (
     ToolMessage,
 )
 from llama_index.core.base.llms.types import ChatMessage as LlamaMessage
-from llama_index.core.base.llms.types import ImageBlock, MessageRole, TextBlock
+from llama_index.core.base.llms.types import ImageBlock, MessageRole, TextBlock, ToolCallBlock
 from llama_index.llms.carrel import _messages as llama
 
 REPLY = Reply("分页注意力。", "stop", Usage(prompt_tokens=10, completion_tokens=4, cached_tokens=8), "tiny")
 PIECES = [Piece("分页"), Piece("注意力。"), Piece("", REPLY)]
+CALLS = Reply.of(
+    Message(
+        reasoning="想。",
+        tool_calls=[
+            ToolCall("c1", "查天气", '{"城市": "北京"}'),
+            ToolCall("c2", "查天气", '{"城市": "上'),
+            ToolCall("c3", "查天气", "3"),
+        ],
+    ),
+    "length",
+    Usage(10, 4),
+    "tiny",
+)
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
 
 
@@ -43,6 +58,27 @@ def test_langchain_conversation() -> None:
         {"role": "tool", "content": "5", "tool_call_id": "c1"},
         {"role": "observer", "content": "…"},
     ]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        AIMessage("晴。", additional_kwargs={"reasoning_content": "看过了。"}),
+        AIMessage([{"type": "reasoning", "reasoning": "看过了。"}, {"type": "text", "text": "晴。"}]),
+    ],
+)
+def test_langchain_thoughts_go_back(message: AIMessage) -> None:
+    assert langchain.to_dicts([message]) == [{"role": "assistant", "content": "晴。", "reasoning_content": "看过了。"}]
+
+
+def test_langchain_calls() -> None:
+    message = langchain.to_result(CALLS).generations[0].message
+    assert isinstance(message, AIMessage)
+    assert [(call["id"], call["args"]) for call in message.tool_calls] == [("c1", {"城市": "北京"})]
+    assert [(call["id"], call["args"]) for call in message.invalid_tool_calls] == [("c2", '{"城市": "上'), ("c3", "3")]
+    assert next(block["type"] for block in message.content_blocks) == "reasoning"
+    (sent,) = langchain.to_dicts([message])
+    assert [call["id"] for call in sent["tool_calls"]] == ["c1"], "what is no JSON cannot go back"
 
 
 @pytest.mark.parametrize("message", [HumanMessage([IMAGE]), RemoveMessage(id="1")])
@@ -92,6 +128,21 @@ def test_llama_index_conversation() -> None:
         {"role": "assistant", "content": "好。"},
         {"role": "tool", "content": "5", "tool_call_id": "c1"},
     ]
+
+
+def test_llama_index_calls_go_both_ways() -> None:
+    message = llama.to_chat_response(CALLS).message
+    arguments = [block.tool_kwargs for block in message.blocks if isinstance(block, ToolCallBlock)]
+    assert arguments == [{"城市": "北京"}, '{"城市": "上', "3"]
+    assert message.content is None
+    (sent,) = llama.to_dicts([message])
+    assert sent["reasoning_content"] == "想。"
+    assert sent["tool_calls"] == message.additional_kwargs["tool_calls"]
+    assert sent["tool_calls"][0] == {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "查天气", "arguments": '{"城市": "北京"}'},
+    }
 
 
 def test_llama_index_images_are_refused() -> None:

@@ -35,7 +35,11 @@ class ChatFields(ConnectionFields, SamplingFields):
         if chat.tools and isinstance(prompt, str):
             message = "Tools are told by the chat template: send messages to a model that has one, not a plain text."
             raise InvalidParamsError(message, param="tools")
-        return TextRequest(prompt, self.sampling_options(options), model, chat)
+        sampling = self.sampling_options(options)
+        if chat.forced_tools and "structured_outputs" in sampling:
+            message = "tool_choice asks for a call, and structured_outputs or response_format for a form of the text."
+            raise InvalidParamsError(f"{message} Give one of them.", param="tool_choice")
+        return TextRequest(prompt, sampling, model, chat)
 
     def reply(self, request: TextRequest) -> Reply:
         """The whole answer."""

@@ -65,7 +65,9 @@ def scribe_llm(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory
     """The model of ``scribe.py``, under Qwen3's chat template."""
     template = Path(__file__).parents[1] / "data" / "chat_templates" / "Qwen-Qwen3-0.6B.jinja"
     folder = tmp_path_factory.mktemp("scribe") / "model"
-    scripted_folder(tiny_models, folder, chat_template=template.read_text(encoding="utf-8"), added=scribe.TAGS)
+    scripted_folder(
+        tiny_models, folder, chat_template=template.read_text(encoding="utf-8"), added=(*scribe.TAGS, *scribe.WORDS)
+    )
     spec = ModelSpec(name=str(folder), served_model_name=(scribe.NAME,))
     with scripted_host([spec], scribe.script) as host, LLM(host=host) as llm:
         yield llm

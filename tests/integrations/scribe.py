@@ -14,6 +14,20 @@ from typing import Any
 MARK = "照写:"
 NAME = "scribe"
 TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+WORDS = (  # single tokens, so that there are fewer steps
+    '{"name": "',
+    '", "arguments": {',
+    "You may call one or more functions to assist with the user query.",
+    "You are provided with function signatures within",
+    "For each function call, return a json object with function name and arguments within",
+    '{"type": "function", "function": {"name": "',
+    '"description": "',
+    '"parameters": {"type": "object", "properties": {',
+    "查天气",
+    "read_shelf",
+    "magic_function",
+    "unicode_customer",
+)
 WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {

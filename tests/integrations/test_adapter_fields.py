@@ -107,6 +107,7 @@ def test_options_of_one_call_stand_over_the_adapters_own(adapter: type[Any]) -> 
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "Give exactly one of json"),
         ({"structured_outputs": ["a"]}, "structured_outputs must be StructuredOutputsParams or a dict, got list"),
         ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "give one of them"),
+        ({"structured_outputs": {"regex": "a"}, "tools": [TOOL], "tool_choice": "any"}, "tool_choice asks for a call"),
         ({"structured_outputs": {"regex": "a"}, "ignore_eos": True}, "does not go with structured_outputs"),
     ],
 )

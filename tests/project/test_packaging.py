@@ -92,7 +92,8 @@ def test_the_command_is_declared(wheel: Path) -> None:
 
 def test_the_base_install_is_the_engine_alone() -> None:
     base = {Requirement(text).name for text in requires("carrel") or [] if "extra ==" not in text}
-    assert base == {"torch", "triton", "safetensors", "tokenizers", "transformers", "jinja2", "numpy", "tqdm"}
+    engine = {"torch", "triton", "safetensors", "tokenizers", "transformers", "jinja2", "llguidance", "numpy", "tqdm"}
+    assert base == engine
 
 
 def test_triton_is_asked_for_on_linux_only() -> None:

@@ -35,6 +35,7 @@ from carrel.worker.executor import DeviceExecutor
 from carrel.worker.loader import load_runner
 from carrel.worker.memory import MemoryPlan, plan_memory, step_limits
 from carrel.worker.model_runner import ChatRunner, ModelRunner
+from carrel.worker.step_threads import StepThreads
 
 if TYPE_CHECKING:
     from carrel.chat_template import ChatTemplate
@@ -72,7 +73,8 @@ class EngineHost:
             loaded = self._load(sources, runners)
             self.memory_plan = self._plan_memory(loaded, runners)
             self.models = {item.source.names[0]: describe_model(item, self.memory_plan) for item in loaded}
-            self._executor = DeviceExecutor(runners)
+            adapts = self.config.adapt_threads and self.device == "cpu"
+            self._executor = DeviceExecutor(runners, StepThreads() if adapts else None)
             overlap = resolve_overlap(self.config.overlap_scheduling, self._executor)
             core = EngineCore(self._make_scheduler(runners), self._executor, overlap=overlap)
         except BaseException:

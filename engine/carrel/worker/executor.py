@@ -6,13 +6,16 @@ from collections.abc import Mapping
 
 from carrel.step import ModelBatch, PendingBatch, RequestResult
 from carrel.worker.model_runner import ModelRunner
+from carrel.worker.step_threads import StepThreads
 
 
 class DeviceExecutor:
-    """Sends each batch to the runner of its model."""
+    """Sends each batch to the runner of its model. ``threads``: chooses the number of threads for each step."""
 
-    def __init__(self, runners: Mapping[str, ModelRunner]) -> None:
+    def __init__(self, runners: Mapping[str, ModelRunner], threads: StepThreads | None = None) -> None:
         self.runners = dict(runners)
+        self._threads = threads
+        self._num_weights = {key: runner.num_weights for key, runner in self.runners.items()} if threads else {}
 
     @property
     def is_asynchronous(self) -> bool:
@@ -21,6 +24,9 @@ class DeviceExecutor:
 
     def submit(self, batch: ModelBatch) -> PendingBatch:
         """Start ``batch``; on a CPU it is computed at once."""
+        if self._threads is not None:
+            num_tokens = sum([item.num_scheduled_tokens for item in batch.requests])
+            self._threads.prepare(num_tokens, self._num_weights[batch.model])
         return self.runners[batch.model].submit(batch.requests)
 
     def execute(self, batch: ModelBatch) -> list[RequestResult]:
@@ -36,3 +42,5 @@ class DeviceExecutor:
         """Give the memory of every model back. Idempotent."""
         for runner in self.runners.values():
             runner.close()
+        if self._threads is not None:
+            self._threads.restore()

@@ -42,6 +42,10 @@ class ModelRunner(ABC):
         self.caches: list[LayerCache] = []
 
     @property
+    def num_weights(self) -> int:
+        return sum(weight.numel() for module in self._modules() for weight in module.parameters())
+
+    @property
     def weights_bytes(self) -> int:
         weights = [weight for module in self._modules() for weight in module.parameters()]
         return sum(weight.numel() * weight.element_size() for weight in weights)

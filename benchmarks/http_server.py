@@ -25,9 +25,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from bare_uvicorn import CHUNK
 from carrel import LLM, SamplingParams
-from carrel.config import EngineConfig, ModelSpec
+from carrel.config import ModelSpec
 from carrel.host import EngineHost
 from carrel.starter import STARTERS
+from carrel_server.step_threads import StepThreads
 from rows import ROOT, append_rows, machine
 from server_process import carrel, serving
 from sse_client import Stream, read_streams
@@ -75,9 +76,10 @@ def latency(rounds: int) -> list[Row]:
     """The starter reader answers a short chat with 8 tokens, here and in a server."""
     params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
     body = {"messages": MESSAGES, "temperature": 0, "max_tokens": 8, "ignore_eos": True}
-    config = EngineConfig(adapt_threads=True)  # as a server has it
     models = [ModelSpec(name=name) for name in STARTERS]
-    with EngineHost(models, config) as host, LLM(host=host) as llm, serving(carrel()) as server:
+    threads = StepThreads()  # as a server has them
+    host = EngineHost(models, before_step=threads.prepare)
+    with host, LLM(host=host) as llm, serving(carrel()) as server:
         connection = Connection(server.url)
         taken = alternate(
             {

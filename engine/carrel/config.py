@@ -51,9 +51,6 @@ class EngineConfig:
     enforce_eager: bool = False  # no CUDA graphs
     overlap_scheduling: bool | None = None  # prepare a step while the device runs another; None: where the device can
     download_dir: str | None = None  # where Hugging Face's models are kept; None: its own cache
-    adapt_threads: bool = (
-        False  # on a CPU: one thread for small steps. It sets torch's threads, which are the process's
-    )
     trust_remote_code: bool = False
     load_format: LoadFormat = "auto"  # "dummy": random weights, made on the device; to measure without a checkpoint
     skip_tokenizer_init: bool = False  # token ids in and out, no text: a model folder then needs no tokenizer

@@ -31,11 +31,10 @@ from carrel.models.sharding import share_of
 from carrel.parsers.registry import resolve_reasoning_parser, resolve_tool_parser
 from carrel.scheduler import Scheduler
 from carrel.step import Executor
-from carrel.worker.executor import DeviceExecutor
+from carrel.worker.executor import BeforeStep, DeviceExecutor
 from carrel.worker.loader import load_runner
 from carrel.worker.memory import MemoryPlan, plan_memory, step_limits
 from carrel.worker.model_runner import ChatRunner, ModelRunner
-from carrel.worker.step_threads import StepThreads
 
 if TYPE_CHECKING:
     from carrel.chat_template import ChatTemplate
@@ -48,6 +47,8 @@ logger = logging.getLogger(__name__)
 class EngineHost:
     """Hosts models until :meth:`close`. Any number of faces and threads may use one host.
 
+    ``before_step`` is called before each step of a model, for whoever owns the process and sets its threads.
+
     >>> with EngineHost([ModelSpec(name="starter/reader")]) as host:
     ...     host.get(None, "chat").names
     ('starter/reader', 'reader')
@@ -57,7 +58,13 @@ class EngineHost:
         OutOfMemoryError: the models do not fit the machine.
     """
 
-    def __init__(self, models: Sequence[ModelSpec | ModelSource], config: EngineConfig | None = None) -> None:
+    def __init__(
+        self,
+        models: Sequence[ModelSpec | ModelSource],
+        config: EngineConfig | None = None,
+        *,
+        before_step: BeforeStep | None = None,
+    ) -> None:
         self.config = config or EngineConfig()
         self.metrics = EngineMetrics()
         self._seeds = itertools.count()
@@ -73,8 +80,7 @@ class EngineHost:
             loaded = self._load(sources, runners)
             self.memory_plan = self._plan_memory(loaded, runners)
             self.models = {item.source.names[0]: describe_model(item, self.memory_plan) for item in loaded}
-            adapts = self.config.adapt_threads and self.device == "cpu"
-            self._executor = DeviceExecutor(runners, StepThreads() if adapts else None)
+            self._executor = DeviceExecutor(runners, before_step)
             overlap = resolve_overlap(self.config.overlap_scheduling, self._executor)
             core = EngineCore(self._make_scheduler(runners), self._executor, overlap=overlap)
         except BaseException:

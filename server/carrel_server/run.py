@@ -92,7 +92,9 @@ def make_server(app: FastAPI, plan: ServePlan, address: str) -> CarrelServer:
 def load_engine(plan: ServePlan) -> EngineHost:
     from carrel.host import EngineHost  # loads torch: not before the port answers
 
-    host = EngineHost(plan.models, plan.engine)
+    from carrel_server.step_threads import StepThreads
+
+    host = EngineHost(plan.models, plan.engine, before_step=StepThreads().prepare)
     calm_collector()
     return host
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from carrel.step import ModelBatch, PendingBatch, RequestResult
 from carrel.worker.model_runner import ModelRunner
-from carrel.worker.step_threads import StepThreads
+
+BeforeStep = Callable[
+    [int, int], None
+]  # told the tokens of a step and the weights of its model, on the engine's thread
 
 
 class DeviceExecutor:
-    """Sends each batch to the runner of its model. ``threads``: chooses the number of threads for each step."""
+    """Sends each batch to the runner of its model."""
 
-    def __init__(self, runners: Mapping[str, ModelRunner], threads: StepThreads | None = None) -> None:
+    def __init__(self, runners: Mapping[str, ModelRunner], before_step: BeforeStep | None = None) -> None:
         self.runners = dict(runners)
-        self._threads = threads
-        self._num_weights = {key: runner.num_weights for key, runner in self.runners.items()} if threads else {}
+        self._before_step = before_step
+        self._num_weights = {key: runner.num_weights for key, runner in self.runners.items()} if before_step else {}
 
     @property
     def is_asynchronous(self) -> bool:
@@ -24,9 +27,9 @@ class DeviceExecutor:
 
     def submit(self, batch: ModelBatch) -> PendingBatch:
         """Start ``batch``; on a CPU it is computed at once."""
-        if self._threads is not None:
+        if self._before_step is not None:
             num_tokens = sum([item.num_scheduled_tokens for item in batch.requests])
-            self._threads.prepare(num_tokens, self._num_weights[batch.model])
+            self._before_step(num_tokens, self._num_weights[batch.model])
         return self.runners[batch.model].submit(batch.requests)
 
     def execute(self, batch: ModelBatch) -> list[RequestResult]:
@@ -42,5 +45,3 @@ class DeviceExecutor:
         """Give the memory of every model back. Idempotent."""
         for runner in self.runners.values():
             runner.close()
-        if self._threads is not None:
-            self._threads.restore()

@@ -88,7 +88,7 @@ def plan_serve(options: Mapping[str, Any]) -> ServePlan:
         raise click.UsageError("--ssl-keyfile is of no use without --ssl-certfile.")
     return ServePlan(
         models=plan_models(options),
-        engine=EngineConfig(dtype=DTYPES[options["dtype"]], adapt_threads=True, **_engine_options(options)),
+        engine=EngineConfig(dtype=DTYPES[options["dtype"]], **_engine_options(options)),
         settings=plan_settings(options, all_keys(keys, _key_file(options["api_key_file"]))),
         fixed_keys=keys,
         log_level=options["uvicorn_log_level"],

@@ -1,7 +1,7 @@
 """How many CPU threads compute a step: all of them, or one where they would wait for each other longer than they work.
 
-torch's number of threads belongs to the process, so only a process that serves and nothing else lets carrel set it. The
-limit was measured with the starter models on two cores (docs/log.md). Knows sizes; runs nothing.
+torch's number of threads belongs to the process, so the engine never sets it; ``carrel serve`` owns its process and
+does. The limit was measured with the starter models on two cores (docs/log.md). Knows sizes; runs nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ LEAST_WORK = 60_000_000  # products of a weight and a token; below, one thread i
 
 
 class StepThreads:
-    """The threads of one engine's steps. ``most`` is what torch was told when the engine was made."""
+    """The threads of one engine's steps. ``most`` is what torch was told when this was made; on a GPU nothing changes
+    but the host's own small operators."""
 
     def __init__(self) -> None:
         self.most = torch.get_num_threads()
@@ -24,8 +25,3 @@ class StepThreads:
         if wanted != self._now:
             torch.set_num_threads(wanted)  # 0.2 µs
             self._now = wanted
-
-    def restore(self) -> None:
-        """As it was."""
-        torch.set_num_threads(self.most)
-        self._now = self.most

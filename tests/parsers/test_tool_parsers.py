@@ -106,6 +106,19 @@ def test_noise_is_text(name, signs, data):
         assert whole.content == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<｜tool▁call▁begin｜><｜tool▁sep｜>{}<｜tool▁call▁end｜>",
+        "<｜tool▁call▁begin｜>function<｜tool▁sep｜>\n```json\n{}\n```<｜tool▁call▁end｜>",
+    ],
+)
+def test_a_call_of_nothing_is_text(text):
+    for pieces in ([text], list(text)):
+        answer = fold(make("deepseek_v3"), pieces)
+        assert (answer.content, answer.tool_calls) == (text, [])
+
+
 ARGUMENTS = json.dumps({"content": "一二三四五" * 8}, ensure_ascii=False)
 
 

@@ -60,7 +60,13 @@ class ToolCallParser(ABC):
     # -- what formats write
 
     def _begin(self, name: str) -> None:
-        """A call of ``name``: from now on it is one, whatever comes."""
+        """A call of ``name``: from now on it is one, whatever comes.
+
+        Raises:
+            NotACall: there is no name.
+        """
+        if not name:
+            raise NotACall
         self.reader.settle()
         self._edge, self._edge_space = True, ""
         self._open, self._has_arguments = True, False

@@ -1,9 +1,9 @@
 """The READMEs run. A block whose fence says only its language is run as it stands; ``no-run`` after it says that it
 needs a download or never ends.
 
-The blocks run in order, in one working folder that holds ``examples/`` as the checkout does; both languages show the same
-code, so it runs once. The server on port 8000 that the text speaks of is a real one with the starter models, on a free
-port.
+The blocks run in order, in one working folder that holds ``examples/`` as the checkout does; both languages show the
+same code, so it runs once. The server on port 8000 that the text speaks of is a real one with the starter models, on a
+free port.
 """
 
 from __future__ import annotations

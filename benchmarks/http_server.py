@@ -159,9 +159,9 @@ def chunk(_: int) -> list[Row]:
     ]
 
 
-def embed(rounds: int, peer: str | None, peer_model: str | None) -> list[Row]:
+def embed(rounds: int, peer: str | None, peer_model: str | None, flags: Sequence[str]) -> list[Row]:
     """One text of 12 tokens a request, one after another, MiniLM: as Dify sends them."""
-    with serving(carrel("starter/embedding")) as server:
+    with serving(carrel("starter/embedding", flags=flags)) as server:
         ours = Connection(server.url)
         sides: dict[str, Callable[[], object]] = {
             "carrel": lambda: ours.post("/v1/embeddings", {"model": "starter/embedding", "input": [TWELVE_TOKENS]})
@@ -223,11 +223,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--peer", help="URL of another server with the same embedding model")
     parser.add_argument("--peer-model", help="its name for the model")
+    parser.add_argument("--flags", default="", help='of carrel serve in the part embed: --flags="--dtype bfloat16"')
     parser.add_argument("--out", type=Path, default=None, help="append the rows to this file")
     args = parser.parse_args()
     rows: list[Row] = []
     for name in args.only:
-        made = embed(args.rounds, args.peer, args.peer_model) if name == "embed" else PARTS[name](args.rounds)
+        made = (
+            embed(args.rounds, args.peer, args.peer_model, args.flags.split())
+            if name == "embed"
+            else PARTS[name](args.rounds)
+        )
         for row in made:
             print(json.dumps(row, ensure_ascii=False), flush=True)
             rows.append({**row, **machine()})

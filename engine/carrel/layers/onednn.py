@@ -54,6 +54,6 @@ def has_blocked_products(dtype: torch.dtype) -> bool:
     bias = bias[0, :32].contiguous()
     try:
         found = OneDnnDense().linear(x, OneDnnDense().pack(weight), bias)
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, RuntimeError):  # not there, or not for this build or dtype
         return False
     return bool(torch.allclose(found.float(), F.linear(x, weight, bias).float(), rtol=2e-2, atol=2e-2))

@@ -43,6 +43,7 @@ class Example:
     positive: int | None
     negatives: tuple[int, ...]
     held_out: bool
+    answers: tuple[str, ...] = ()
 
 
 def read_questions(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
@@ -126,6 +127,22 @@ def make_examples(paths: Sequence[Path], *, seed: int, dense: bool = True) -> tu
     return windows, examples
 
 
+def save_examples(path: Path, windows: Sequence[Window], examples: Sequence[Example]) -> None:
+    """The search for negatives takes minutes; its result is kept as JSON."""
+    found = {"windows": [vars(window) for window in windows], "examples": [vars(example) for example in examples]}
+    path.with_suffix(".new").write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+    path.with_suffix(".new").replace(path)
+
+
+def load_examples(path: Path) -> tuple[list[Window], list[Example]]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    examples = [
+        Example(**{**row, "negatives": tuple(row["negatives"]), "answers": tuple(row["answers"])})
+        for row in found["examples"]
+    ]
+    return [Window(**row) for row in found["windows"]], examples
+
+
 def _example(
     row: dict[str, Any], windows: Sequence[Window], places: dict[str, list[int]], lexical: Bm25, near: Sequence[int],
     rng: random.Random,
@@ -149,4 +166,4 @@ def _example(
     if not answers:  # the passage looks right and is wrong: it is the hardest negative, and there is no positive
         best = next((i for i in lexical.search(row["question"], 20) if i in own), own[0])
         return Example(row["question"], row["lang"], None, (best,), held_out)
-    return Example(row["question"], row["lang"], positive, tuple(negatives), held_out)
+    return Example(row["question"], row["lang"], positive, tuple(negatives), held_out, tuple(row["answers"]))

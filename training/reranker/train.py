@@ -1,4 +1,4 @@
-"""Trains a cross-encoder out of MiniLM that reads English and Chinese, on a CPU in some hours: a reranker to come.
+"""Trains a cross-encoder out of MiniLM that reads English and Chinese, on a CPU in an hour or two.
 
 It knows the model, the losses and how to go on after a stop. The questions come from ``data``, the tokens from
 ``vocabulary``. A step takes some questions, each with its window and hard negatives; the loss wants the window first
@@ -23,31 +23,34 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from carrel.starter.minilm import find_minilm
-from data import Example, Window, make_examples, read_questions
+from data import Example, Window, load_examples, make_examples, read_questions, save_examples
+from model import Scored, SpanReranker, best_span, score_pairs, span_loss
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import BertConfig
 from vocabulary import commonest_characters, embedding_rows, write_tokenizer
 
 MAX_LENGTH = 512  # of the model; training pairs are cut to TRAIN_LENGTH
 TRAIN_LENGTH = 256
-QUESTIONS, NEGATIVES = 10, 4  # in a step; for each question
-BODY_RATE, NEW_RATE = 8e-5, 8e-4  # learning rates: of MiniLM's weights, of new rows and the head
+QUESTIONS, NEGATIVES = 12, 3  # in a step; for each question
+BODY_RATE, NEW_RATE = 1e-4, 1e-3  # learning rates: of MiniLM's weights, of new rows and the heads
+JUDGE_WEIGHT, SPAN_WEIGHT = 0.5, 0.7  # beside the ranking loss
 WARM_UP = 0.06
-Model = Any  # transformers' decorators hide its types
 
 
-def new_model(texts: Sequence[str], work: Path, seed: int) -> Model:
+def new_model(texts: Sequence[str], work: Path, seed: int) -> SpanReranker:
     """MiniLM with the extended vocabulary and a head of one label; its tokenizer is written to ``work``."""
     torch.manual_seed(seed)
     source = find_minilm()
     rows = write_tokenizer(source, work / "model", commonest_characters(texts), max_length=MAX_LENGTH)
     weights = load_file(source / "model.safetensors")
     config = BertConfig.from_pretrained(source)
-    config.vocab_size, config.num_labels, config.hidden_dropout_prob = len(rows), 1, 0.1
+    config.vocab_size, config.num_labels = len(rows), 1
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0  # each question is seen about once
     config.architectures = ["BertForSequenceClassification"]
-    model: Model = BertForSequenceClassification(config)
+    config._attn_implementation = "eager"  # the fused kernel's backward pass takes three times as long on a CPU
+    model = SpanReranker(config)
     word = "embeddings.word_embeddings.weight"
     weights[word] = embedding_rows(weights[word], rows, seed)
     weights.pop("embeddings.position_ids", None)
@@ -60,77 +63,62 @@ def new_model(texts: Sequence[str], work: Path, seed: int) -> Model:
 class Trainer:
     """The model on its way; its state is one file, so that a stop loses a few minutes at most."""
 
-    def __init__(self, model: Model, tokenizer: Tokenizer, windows: Sequence[Window], work: Path, steps: int) -> None:
+    def __init__(
+        self, model: SpanReranker, tokenizer: Tokenizer, windows: Sequence[Window], work: Path, steps: int
+    ) -> None:
         self.model, self.tokenizer, self.windows = model, tokenizer, windows
         self.work, self.steps, self.step = work, steps, 0
-        fresh = [p for name, p in model.named_parameters() if "classifier" in name or "word_embeddings" in name]
-        body = [p for name, p in model.named_parameters() if "classifier" not in name and "word_embeddings" not in name]
-        groups = [{"params": fresh, "lr": NEW_RATE}, {"params": body, "lr": BODY_RATE}]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         rows = json.loads((work / "model" / "old_rows.json").read_text())
-        known = torch.tensor([index >= 0 for index in rows])
-        scale = torch.where(known, BODY_RATE / NEW_RATE, 1.0).unsqueeze(1)  # known words learn as slowly as the body
-        self._row_scale = scale
+        self._num_known = sum(index >= 0 for index in rows)  # they come first
+        named = dict(model.named_parameters())
+        words = [named.pop("bert.embeddings.word_embeddings.weight")]
+        heads = [named.pop(name) for name in list(named) if name.startswith(("classifier", "qa_outputs"))]
+        groups = [
+            {"params": words, "lr": NEW_RATE, "weight_decay": 0.0},
+            {"params": heads, "lr": NEW_RATE},
+            {"params": list(named.values()), "lr": BODY_RATE},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
-    def pairs(self, items: Sequence[tuple[str, int]]) -> dict[str, Tensor]:
-        """Token ids [num_pairs, length] of (question, window), padded."""
-        encoded = self.tokenizer.encode_batch([(question, self.windows[i].text) for question, i in items])
-        length = max(len(e.ids) for e in encoded)
-        fields = {"input_ids": "ids", "token_type_ids": "type_ids", "attention_mask": "attention_mask"}
-        return {
-            name: torch.tensor([[*getattr(e, field), *[0] * (length - len(e.ids))] for e in encoded])
-            for name, field in fields.items()
-        }
+    def scores(self, items: Sequence[tuple[str, int]]) -> list[Scored]:
+        return score_pairs(self.model, self.tokenizer, [(question, self.windows[i].text) for question, i in items])
 
-    def scores(self, items: Sequence[tuple[str, int]]) -> Tensor:
-        """[num_pairs] raw scores in fp32; pairs of like length are computed together, so that little is padding."""
-        order = sorted(range(len(items)), key=lambda i: len(self.windows[items[i][1]].text.encode()))
-        parts = []
-        for start in range(0, len(order), 25):
-            part = [items[i] for i in order[start : start + 25]]
-            with torch.autocast("cpu", torch.bfloat16):
-                parts.append(self.model(**self.pairs(part)).logits[:, 0].float())
-        return torch.cat(parts)[torch.tensor(order).argsort()]
-
-    def loss(self, batch: Sequence[Example], rng: random.Random) -> tuple[Tensor, float]:
-        """The loss, and the share of questions whose window comes first."""
-        groups = []
-        for example in batch:
-            hard = list(example.negatives)
-            chosen = rng.sample(hard, min(NEGATIVES, len(hard)))
-            own = [] if example.positive is None else [example.positive]
-            groups.append([(example.question, i) for i in own + chosen])
-        flat = self.scores([pair for group in groups for pair in group])
-        losses, first, start = [], [], 0
+    def loss(self, batch: Sequence[Example], rng: random.Random) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a step, and what it consists of."""
+        groups = [_group(example, rng) for example in batch]
+        scored = iter(self.scores([(e.question, i) for e, group in zip(batch, groups, strict=True) for i in group]))
+        rank, judge, span, first = [], [], [], []
         for example, group in zip(batch, groups, strict=True):
-            scores = flat[start : start + len(group)]
-            start += len(group)
+            own = [next(scored) for _ in group]
+            scores = torch.stack([each.score for each in own])
             target = torch.zeros_like(scores)
             if example.positive is not None:
                 target[0] = 1.0
-                losses.append(F.cross_entropy(scores.unsqueeze(0), torch.zeros(1, dtype=torch.int64)))
+                rank.append(-scores.log_softmax(0)[0])
                 first.append(float(scores.argmax() == 0))
-            weight = 0.5 if example.positive is not None else 0.25
-            losses.append(weight * F.binary_cross_entropy_with_logits(scores, target))
-        return torch.stack(losses).sum() / len(batch), sum(first) / max(len(first), 1)
+                loss = span_loss(own[0], self.windows[example.positive].text, example.answers)
+                span += [loss] if loss is not None else []
+            judge.append(F.binary_cross_entropy_with_logits(scores, target))
+        parts = {"rank": _mean(rank), "judge": _mean(judge), "span": _mean(span)}
+        total = parts["rank"] + JUDGE_WEIGHT * parts["judge"] + SPAN_WEIGHT * parts["span"]
+        return total, {**{name: round(float(part), 4) for name, part in parts.items()}, "first": sum(first)}
 
-    def train_step(self, batch: Sequence[Example], rng: random.Random) -> tuple[float, float]:
+    def train_step(self, batch: Sequence[Example], rng: random.Random) -> dict[str, float]:
         done, warm = self.step / self.steps, min(1.0, (self.step + 1) / (WARM_UP * self.steps))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * warm * max(0.02, 1.0 - done)
         self.model.train()
-        loss, first = self.loss(batch, rng)
+        loss, parts = self.loss(batch, rng)
         loss.backward()  # type: ignore[no-untyped-call]
+        words: Tensor = self.model.bert.embeddings.word_embeddings.weight
+        assert words.grad is not None, "every step reads words"
+        words.grad[: self._num_known] = 0.0  # MiniLM's words stay as they are, the new characters learn
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        words = self.model.bert.embeddings.word_embeddings.weight
-        before = words.detach().clone()
         self.optimizer.step()
-        with torch.no_grad():
-            words.copy_(before + (words - before) * self._row_scale)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return float(loss), first
+        return parts
 
     def save(self) -> None:
         """Weights, the optimizer's moments and the step, replaced at once."""
@@ -155,14 +143,34 @@ class Trainer:
 
     @torch.inference_mode()
     def judge(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Mean reciprocal rank of the window among its hard negatives, held-out titles only, by language."""
-        self.model.eval()
-        found: dict[str, list[float]] = {"en": [], "zh": []}
+        """Of held-out titles, by language: mean reciprocal rank among hard negatives, and how many spans are exact."""
+        self.model.eval()  # type: ignore[no-untyped-call]
+        ranks: dict[str, list[float]] = {"en": [], "zh": []}
+        exact: dict[str, list[float]] = {"en": [], "zh": []}
         for example in examples:
-            if example.positive is not None:
-                scores = self.scores([(example.question, i) for i in (example.positive, *example.negatives)])
-                found[example.lang].append(1.0 / (1 + int((scores[1:] >= scores[0]).sum())))
-        return {lang: round(sum(values) / max(len(values), 1), 4) for lang, values in found.items()}
+            assert example.positive is not None, "the questions of a look have answers"
+            scored = self.scores([(example.question, i) for i in (example.positive, *example.negatives)])
+            better = sum(float(each.score) >= float(scored[0].score) for each in scored[1:])
+            ranks[example.lang].append(1.0 / (1 + better))
+            text = self.windows[example.positive].text
+            found = best_span(scored[0].spans, scored[0].encoding)
+            wanted = {answer.lower() for answer in example.answers}
+            exact[example.lang].append(found is not None and text[found[0] : found[1]].lower() in wanted)
+        return {
+            f"{name}_{lang}": round(sum(values[lang]) / max(len(values[lang]), 1), 4)
+            for name, values in (("mrr", ranks), ("exact", exact))
+            for lang in ("en", "zh")
+        }
+
+
+def _group(example: Example, rng: random.Random) -> list[int]:
+    """The windows that a question is asked with: its own first, if there is one."""
+    own = [] if example.positive is None else [example.positive]
+    return own + rng.sample(list(example.negatives), min(NEGATIVES, len(example.negatives)))
+
+
+def _mean(losses: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).mean() if losses else torch.zeros(())
 
 
 def batch_of(examples: Sequence[Example], step: int, seed: int) -> tuple[list[Example], random.Random]:
@@ -180,15 +188,10 @@ def run(trainer: Trainer, training: Sequence[Example], held_out: Sequence[Exampl
     saved = time.monotonic()
     while trainer.step < trainer.steps:
         started = time.monotonic()
-        loss, first = trainer.train_step(*batch_of(training, trainer.step, args.seed))
-        row: dict[str, Any] = {
-            "step": trainer.step,
-            "loss": round(loss, 4),
-            "first": first,
-            "s": round(time.monotonic() - started, 2),
-        }
+        parts = trainer.train_step(*batch_of(training, trainer.step, args.seed))
+        row: dict[str, Any] = {"step": trainer.step, **parts, "s": round(time.monotonic() - started, 2)}
         if trainer.step % args.judge_every == 0 or trainer.step == trainer.steps:
-            row["held_out_mrr"] = trainer.judge(held_out)
+            row |= trainer.judge(held_out)
             print(row, flush=True)
         log.write(json.dumps(row) + "\n")
         log.flush()
@@ -207,10 +210,15 @@ def main() -> None:
     parser.add_argument("--judge-every", type=int, default=200)
     parser.add_argument("--judge-on", type=int, default=150, help="held-out questions of each look")
     parser.add_argument("--save-seconds", type=float, default=240)
+    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     paths = [args.qa / f"train.{lang}.jsonl.gz" for lang in ("en", "zh")]
-    windows, examples = make_examples(paths, seed=args.seed)
+    kept = args.work / "examples.json"
+    if not kept.is_file():
+        save_examples(kept, *make_examples(paths, seed=args.seed))
+    windows, examples = load_examples(kept)
     texts = [row["context"] for row in read_questions(paths[1:])]
     texts += [row["text"] for row in read_questions([args.text / "lm.zh.jsonl.gz"])]
     model = new_model(texts, args.work, args.seed)

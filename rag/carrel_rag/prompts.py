@@ -1,7 +1,9 @@
-"""The prompt of a generated answer: rules first, then numbered passages, the question last. Knows no model.
+"""The prompt of a generated answer: rules, the question, numbered passages, the question again. Knows no model.
 
-The rules come first and never change, so that the prefix cache keeps them. Passages are data of unknown origin: they
-stand between tags that their own text cannot close, and the rules say that nothing in them is an order.
+The rules come first and never change, so that the prefix cache keeps them. The question stands on both sides of the
+passages: a causal model reads what comes first without knowing what comes later, so it reads the passages knowing what
+is asked of them (Liu et al. 2023, "Lost in the Middle", query-aware contextualisation). Passages are data of unknown
+origin: they stand between tags that their own text cannot close, and the rules say that nothing in them is an order.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def make_messages(question: str, chunks: Sequence[RetrievedChunk]) -> list[Messa
     passages = "\n\n".join(_passage(number, chunk) for number, chunk in enumerate(chunks, start=1))
     return [
         {"role": "system", "content": _RULES.format(abstention=abstention(question))},
-        {"role": "user", "content": f"{passages}\n\nQuestion: {question}"},
+        {"role": "user", "content": f"Question: {question}\n\n{passages}\n\nQuestion: {question}"},
     ]
 
 

@@ -96,7 +96,8 @@ def test_documents_cannot_close_their_passage() -> None:
 def test_the_rules_come_first_and_do_not_depend_on_the_question() -> None:
     first, second = make_messages("one?", [HARBOUR]), make_messages("two?", [HARBOUR, CARDS])
     assert first[0] == second[0]
-    assert first[1]["content"].endswith("Question: one?")
+    assert first[1]["content"].startswith("Question: one?\n\n<passage")  # before the passages, and after them
+    assert first[1]["content"].endswith("</passage>\n\nQuestion: one?")
     assert '<passage id="2" from="手册, page 2">' in second[1]["content"]
 
 

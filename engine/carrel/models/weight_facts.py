@@ -12,11 +12,13 @@ from typing import Any
 MAX_HEADER = 100 << 20  # safetensors' own limit
 LENGTH_BYTES = 8
 COUNTERS = frozenset({"I64", "I32", "BOOL"})  # positions and masks that old checkpoints hold: no parameters
+INT8 = "I8"  # a matrix stored in int8 rows, beside a tensor of its name and ``SCALE``
+SCALE = ".scale"
 
 
 @dataclass(frozen=True)
 class WeightFacts:
-    """The tensors of a model folder."""
+    """The tensors of a model folder. The scales of int8 rows are bytes, and no parameters."""
 
     num_parameters: int
     num_bytes: int  # of the files
@@ -30,18 +32,27 @@ def read_weight_facts(folder: Path) -> WeightFacts:
     0
     """
     numbers: Counter[str] = Counter()
-    num_bytes = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        num_bytes += path.stat().st_size
-        for name, tensor in read_header(path).items():
-            if name != "__metadata__" and tensor["dtype"] not in COUNTERS:
-                numbers[str(tensor["dtype"])] += math.prod(tensor["shape"])
+    tensors = read_headers(folder)
+    int8 = {name for name, tensor in tensors.items() if tensor["dtype"] == INT8}
+    for name, tensor in tensors.items():
+        if tensor["dtype"] not in COUNTERS and not (name.endswith(SCALE) and name.removesuffix(SCALE) in int8):
+            numbers[str(tensor["dtype"])] += math.prod(tensor["shape"])
     dtypes = tuple(name for name, _ in numbers.most_common())
+    num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return WeightFacts(sum(numbers.values()), num_bytes, dtypes)
 
 
 def count_parameters(folder: Path) -> int:
     return read_weight_facts(folder).num_parameters
+
+
+def read_headers(folder: Path) -> dict[str, Any]:
+    """Tensor name → ``{"dtype", "shape", …}`` of all ``*.safetensors`` in ``folder``."""
+    tensors: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors |= read_header(path)
+    tensors.pop("__metadata__", None)
+    return tensors
 
 
 def read_header(path: Path) -> dict[str, Any]:

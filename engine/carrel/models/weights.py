@@ -2,6 +2,10 @@
 
 A model says for each of its parameters which tensors of the checkpoint make it up (several are concatenated along the
 first dimension: fused projections). What is missing, unexpected or of another shape is an error that names the tensors.
+
+A weight may be stored in int8 rows: ``X``, int8 [rows, columns], beside ``X.scale``, float32 [rows]. It is read as the
+float32 weight ``X * scale[:, None]``, and nobody further on knows the difference. ``training/int8_rows.py`` writes such
+files.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from carrel.errors import WeightsError
 from carrel.layers.parallel import Alone, ParallelGroup, Split, share
 from carrel.layers.weight_formats import set_parameter
 from carrel.models.config import read_json
+from carrel.models.weight_facts import INT8, SCALE
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -41,14 +46,28 @@ class Checkpoint:
             self._files[path] = _open(path)
             for stored in self._files[path].keys():  # noqa: SIM118  # a method of safe_open, which is no mapping
                 self._names[_plain_name(stored, prefix)] = (path, stored)
+        self._scales = {name: self._take_scale(name) for name in self._int8_names()}
 
     @property
     def names(self) -> set[str]:
+        """Of the weights; the scales of int8 rows belong to theirs."""
         return set(self._names)
 
     def load(self, name: str, split: Split | None = None, group: ParallelGroup | None = None) -> Tensor:
-        """The tensor called ``name``, on the CPU in the dtype of the file; with ``split`` this rank's slice of it."""
-        path, stored = self._names[name]
+        """The tensor called ``name``, on the CPU in the dtype of the file, float32 for one in int8 rows; with ``split``
+        this rank's slice of it."""
+        tensor = self._read(*self._names[name], split, group)
+        if name not in self._scales:
+            return tensor
+        by_rows = None if split is not None and split.kind == "columns" else split
+        scale = self._read(*self._scales[name], by_rows, group)
+        if not bool(scale.isfinite().all()):
+            raise WeightsError(
+                f"{self.folder}: {name}{SCALE} holds numbers that are not finite; download the model again."
+            )
+        return tensor.float().mul_(scale[:, None])
+
+    def _read(self, path: Path, stored: str, split: Split | None, group: ParallelGroup | None) -> Tensor:
         try:
             tensor: Tensor
             if split is None or group is None or group.size == 1:
@@ -62,13 +81,50 @@ class Checkpoint:
         return tensor
 
     def dtype(self) -> str:
-        """dtype of the first floating-point tensor: "float32", "bfloat16", "float16", …"""
-        names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
-        for path, stored in self._names.values():
-            name = str(self._files[path].get_slice(stored).get_dtype())
+        """dtype of the first floating-point weight: "float32" (as of int8 rows), "bfloat16", "float16", …"""
+        names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64", INT8: "float32"}
+        for place in self._names.values():
+            name, _ = self._facts(place)
             if name in names:
                 return names[name]
         raise WeightsError(f"{self.folder} holds no floating-point weights; use the bf16, fp16 or fp32 checkpoint.")
+
+    def _int8_names(self) -> list[str]:
+        """Of the weights in int8 rows.
+
+        Raises:
+            WeightsError: a weight of another dtype has a scale, which says that it means other numbers.
+        """
+        int8 = [name for name, place in self._names.items() if self._facts(place)[0] == INT8]
+        scaled = {name.removesuffix(SCALE) for name in self._names if name.endswith(SCALE)}
+        odd = sorted((scaled & self._names.keys()) - set(int8))
+        if odd:
+            raise WeightsError(f"{self.folder}: {_some(odd)} have scales, as only int8 weights do.")
+        return int8
+
+    def _take_scale(self, name: str) -> tuple[Path, str]:
+        """Where the scale of the int8 weight ``name`` stands; it is no name of its own any more.
+
+        Raises:
+            WeightsError: there is none, or one that does not fit.
+        """
+        place = self._names.pop(name + SCALE, None)
+        _, shape = self._facts(self._names[name])
+        if place is None:
+            raise WeightsError(f"{self.folder}: {name} is int8 and has no {name}{SCALE}; download the model again.")
+        dtype, length = self._facts(place)
+        if len(shape) != 2 or dtype != "F32" or length != shape[:1]:
+            raise WeightsError(
+                f"{self.folder}: {name}, int8 {tuple(shape)}, needs a matrix and one F32 scale for each row, but "
+                f"{name}{SCALE} is {dtype} {tuple(length)}."
+            )
+        return place
+
+    def _facts(self, place: tuple[Path, str]) -> tuple[str, list[int]]:
+        """dtype, as safetensors names it, and shape of a tensor."""
+        path, stored = place
+        found = self._files[path].get_slice(stored)
+        return str(found.get_dtype()), list(found.get_shape())
 
 
 def _slice(stored: Any, split: Split, group: ParallelGroup) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights stored in int8 rows: the model computes as with the same numbers in float32, whole, in slices and quantised."""
+"""Weights stored in int8 rows compute as the same numbers in float32 do: whole, in slices and quantised."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from carrel.models.config import ModelConfig
 from carrel.models.weight_facts import read_weight_facts
 from carrel.models.weights import Checkpoint
 from carrel.preview import plan_together, preview_model
-from carrel.worker.loader import load_runner
+from carrel.worker.loader import load_chat_runner
 from driving import BLOCK_SIZE, NUM_BLOCKS, Driver, chat_request, open_runner, pooling_item, random_ids
 from safetensors.torch import load_file, save_file
 from tiny_models import ROOT, copy_in_int8_rows, load_script
@@ -68,7 +68,7 @@ def test_they_are_quantised_like_others(twins, quantization):
     for folder in twins("qwen2"):
         config = ModelConfig.from_folder(folder)
         options = {"device": "cpu", "dtype": "auto", "block_size": BLOCK_SIZE}
-        runner = load_runner(folder, config, quantization=quantization, **options)
+        runner = load_chat_runner(folder, config, quantization=quantization, **options)
         runner.allocate_kv_cache(NUM_BLOCKS)
         logits.append(Driver(runner).logits(chat_request(random_ids(30)), 30))
         sizes.append(runner.weights_bytes)
@@ -110,7 +110,9 @@ def test_a_preview_plans_what_loading_takes(twins):
     plans = []
     for folder in twins("qwen2"):
         config = EngineConfig(device="cpu", kv_cache_memory_bytes=8 << 20)
-        plans.append(plan_together([preview_model(ModelSpec(name=str(folder)), config)], config))
+        preview = preview_model(ModelSpec(name=str(folder)), config)
+        assert preview is not None
+        plans.append(plan_together([preview], config))
     assert plans[0].weights_bytes == plans[1].weights_bytes == open_runner(twins("qwen2")[0]).weights_bytes
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 from carrel_rag.citations import CitationFilter, attribute, find_citations
 from carrel_rag.extractive import ExtractiveConfig, extract_answer
+from carrel_rag.pieces import cite_piece, quoting_grammar
 from carrel_rag.prompts import abstention, pack_messages
 from carrel_rag.protocols import ChatModel, Message, Reranker
 from carrel_rag.retriever import Retrieval
@@ -30,6 +31,15 @@ from carrel_rag.schema import (
 )
 
 AnswerMode = Literal["generative", "extractive"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How a chat model writes; ``constrain``: nothing but a piece of a passage with its number, or the abstention."""
+
+    max_tokens: int
+    temperature: float
+    constrain: bool
 
 
 @dataclass
@@ -84,23 +94,24 @@ class Answerer:
     chat: ChatModel | None
     extractive: ExtractiveConfig
 
-    def stream(
-        self, retrieval: Retrieval, mode: AnswerMode, *, started: float, max_tokens: int, temperature: float
-    ) -> Iterator[Event]:
+    def stream(self, retrieval: Retrieval, mode: AnswerMode, writing: Writing, *, started: float) -> Iterator[Event]:
         """Events until the :class:`AnswerEvent`; closing the iterator stops the model. ``started``: perf_counter()."""
         draft = _Draft(retrieval, mode, started, retrieval.chunks)
-        messages = None
+        messages: list[Message] = []
+        grammar = None
         if mode == "generative" and draft.chunks:
             assert self.chat is not None, "the pipeline refuses the generative mode without a chat model"
-            messages, draft.chunks = pack_messages(
-                retrieval.question.text, retrieval.chunks, self.chat, max_tokens=max_tokens
-            )
+            question = retrieval.question.text
+            if writing.constrain:
+                draft.chunks = draft.chunks[: quoting_grammar(question, draft.chunks)[1]]
+            messages, draft.chunks = pack_messages(question, draft.chunks, self.chat, max_tokens=writing.max_tokens)
+            grammar = quoting_grammar(question, draft.chunks)[0] if writing.constrain else None
         yield RetrievedEvent(chunks=draft.chunks, timings=draft.timings)
         if not draft.chunks:
             yield from self._abstain(draft, _why_empty(retrieval))
-        elif messages is not None:
+        elif messages:
             assert self.chat is not None, "messages are made for a chat model"
-            yield from self._generate(draft, self.chat, messages, max_tokens, temperature)
+            yield from self._generate(draft, self.chat, messages, writing, grammar)
         else:
             yield from self._extract(draft)
         for citation in draft.citations:
@@ -121,10 +132,12 @@ class Answerer:
         yield draft.say(text)
 
     def _generate(
-        self, draft: _Draft, chat: ChatModel, messages: list[Message], max_tokens: int, temperature: float
+        self, draft: _Draft, chat: ChatModel, messages: list[Message], writing: Writing, grammar: str | None
     ) -> Iterator[Event]:
         marks = CitationFilter(len(draft.chunks))
-        for delta in chat.stream_chat(messages, max_tokens=max_tokens, temperature=temperature):
+        for delta in chat.stream_chat(
+            messages, max_tokens=writing.max_tokens, temperature=writing.temperature, grammar=grammar
+        ):
             draft.usage = Usage(prompt_tokens=delta.prompt_tokens, completion_tokens=delta.completion_tokens)
             draft.finish_reason = "length" if delta.finish_reason == "length" else "stop"
             if shown := marks.feed(delta.text, final=False):
@@ -132,7 +145,10 @@ class Answerer:
         if rest := marks.feed("", final=True):
             yield draft.say(rest)
         draft.abstained = abstention(draft.retrieval.question.text) in draft.text
-        draft.citations = find_citations(draft.text, draft.chunks)
+        if grammar is not None:
+            draft.citations = cite_piece(draft.text, draft.retrieval.question, draft.chunks)
+        else:
+            draft.citations = find_citations(draft.text, draft.chunks)
         if not draft.citations and not draft.abstained:
             draft.citations = attribute(draft.text, draft.chunks)
 

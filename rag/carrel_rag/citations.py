@@ -15,7 +15,7 @@ from carrel_rag.schema import Citation, RetrievedChunk
 from carrel_rag.sentences import split_sentences
 
 _NUMBERS = r"\s*\^?\d{1,3}(?:\s*[-–~,，、;；]\s*\d{1,3})*\s*"
-_MARK = re.compile(rf"[ \t]*(?:\[({_NUMBERS})\]|【({_NUMBERS})】|［({_NUMBERS})］)")
+MARK = re.compile(rf"[ \t]*(?:\[({_NUMBERS})\]|【({_NUMBERS})】|［({_NUMBERS})］)")
 _OPEN = re.compile(r"[ \t]*[\[【［][\s\d,，、;；\-–~^]*$|[ \t]+$")  # what may still become a mark
 _MAX_HELD = 40  # characters held back at most
 _ENOUGH = 0.6  # share of a sentence's terms that a passage must hold to be cited for it
@@ -39,7 +39,7 @@ def normalise(text: str, num_passages: int) -> str:
     >>> normalise("积分按1.5倍累积【1】, see [2, 9].", 2)
     '积分按1.5倍累积[1], see [2].'
     """
-    return _MARK.sub(lambda match: _rewrite(match, num_passages), text)
+    return MARK.sub(lambda match: _rewrite(match, num_passages), text)
 
 
 def _rewrite(match: re.Match[str], num_passages: int) -> str:
@@ -78,7 +78,7 @@ def find_citations(text: str, chunks: Sequence[RetrievedChunk]) -> tuple[Citatio
     for start, end in split_sentences(text):
         sentence = text[start:end]
         # A mark after the full stop is split off with the next sentence: look at what stands before it, too.
-        for match in _MARK.finditer(sentence):
+        for match in MARK.finditer(sentence):
             claim = sentence[: match.start()].strip() or _sentence_before(text, start)
             for number in parse_numbers(match.group(1) or ""):
                 if 1 <= number <= len(chunks) and number not in citations:

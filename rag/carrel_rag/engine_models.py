@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from carrel.errors import ModelNotFoundError, UnsupportedTaskError
 from carrel.params import PoolingParams, RequestOutputKind, SamplingParams
+from carrel.structured_params import StructuredOutputsParams
 
 from carrel_rag.errors import KnowledgeBaseError
 from carrel_rag.protocols import ChatDelta, ChatModel, Embedder, FloatArray, Message, Reranker, RerankerKind
@@ -184,10 +185,18 @@ class EngineChatModel:
         text = template.render([dict(message) for message in messages], None, add_generation_prompt=True)
         return len(self._hosted.tokenizer.encode(text, add_special_tokens=False))
 
-    def stream_chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Iterator[ChatDelta]:
-        params = SamplingParams(max_tokens=max_tokens, temperature=temperature, output_kind=RequestOutputKind.DELTA)
+    def stream_chat(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, grammar: str | None = None
+    ) -> Iterator[ChatDelta]:
+        params = SamplingParams(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            output_kind=RequestOutputKind.DELTA,
+            structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar is not None else None,
+        )
         count = 0
         for output in self._llm.stream_chat([dict(message) for message in messages], params, model=self.name):
             completion = output.outputs[0]
             count += len(completion.token_ids)
-            yield ChatDelta(completion.text, len(output.prompt_token_ids), count, completion.finish_reason)
+            said = completion.text if completion.delta is None else completion.delta.content  # thoughts are no answer
+            yield ChatDelta(said, len(output.prompt_token_ids), count, completion.finish_reason)

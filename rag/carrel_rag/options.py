@@ -25,6 +25,7 @@ class AskOptions(TypedDict, total=False):
     mode: Mode | None
     max_tokens: int | None
     temperature: float
+    constrain: bool | None
 
 
 def check_mode(mode: Mode) -> Mode:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Unpack, cast
 
 from carrel.errors import InvalidParamsError
 
-from carrel_rag.answerer import Answerer, AnswerMode
+from carrel_rag.answerer import Answerer, AnswerMode, Writing
 from carrel_rag.bridge import iterate_in_thread
 from carrel_rag.embedding_reranker import EmbeddingReranker
 from carrel_rag.errors import KnowledgeBaseClosedError
@@ -30,6 +30,7 @@ from carrel_rag.options import (
     default_splitter,
     fingerprint,
 )
+from carrel_rag.pieces import QUOTE_TOKENS
 from carrel_rag.protocols import ChatModel, Embedder, Reranker
 from carrel_rag.retriever import Retrieval, Retriever, RetrieverConfig
 from carrel_rag.schema import (
@@ -227,6 +228,7 @@ class RAGPipeline:
         mode: Mode | None = None,
         max_tokens: int | None = None,
         temperature: float = 0.0,
+        constrain: bool | None = None,
     ) -> Iterator[Event]:
         """Events as they happen, an :class:`AnswerEvent` last. Closing the iterator stops the chat model.
 
@@ -235,21 +237,22 @@ class RAGPipeline:
             min_score: passages below are not used.
             where: only documents whose metadata has these values.
             mode: ``generative``, ``extractive`` or ``auto``; None is the pipeline's.
-            max_tokens, temperature: of the chat model; max_tokens None is 512, or a quarter of a small context.
+            max_tokens, temperature: of the chat model; max_tokens None is 512 (the starter reader's quotes: 128), or a
+                quarter of a small context.
+            constrain: hold the chat model to an answer that is a verbatim piece of a passage with its number, or the
+                sentence that there is none; None: the starter reader is held to it, other models are free.
 
         Raises:
             InvalidParamsError: an empty question, an unknown mode, or ``generative`` without a chat model.
         """
         self._check_question(question, top_k, where)
         chosen = self._choose_mode(mode)
-        room = self._answer_tokens(max_tokens)
+        writing = self._writing(max_tokens, temperature, constrain)
 
         def events() -> Iterator[Event]:
             started = time.perf_counter()
             retrieval = self._retrieve(question, top_k, min_score, where)
-            yield from self._answerer.stream(
-                retrieval, chosen, started=started, max_tokens=room, temperature=temperature
-            )
+            yield from self._answerer.stream(retrieval, chosen, writing, started=started)
 
         return events()
 
@@ -298,14 +301,17 @@ class RAGPipeline:
             )
         return wanted
 
-    def _answer_tokens(self, max_tokens: int | None) -> int:
+    def _writing(self, max_tokens: int | None, temperature: float, constrain: bool | None) -> Writing:
+        is_starter = self._chat is not None and self._chat.is_starter
+        held = is_starter if constrain is None else constrain
         context = self._chat.max_model_len if self._chat is not None else None
         if max_tokens is None:
-            return _ANSWER_TOKENS if context is None else min(_ANSWER_TOKENS, context // 4)
-        if max_tokens < 1 or (context is not None and max_tokens >= context):
+            most = QUOTE_TOKENS if held and is_starter else _ANSWER_TOKENS  # other models may think first
+            max_tokens = most if context is None else min(most, context // 4)
+        elif max_tokens < 1 or (context is not None and max_tokens >= context):
             limit = "" if context is None else f" and below the chat model's context of {context} tokens"
             raise InvalidParamsError(f"max_tokens must be at least 1{limit}, got {max_tokens}.", param="max_tokens")
-        return max_tokens
+        return Writing(max_tokens=max_tokens, temperature=temperature, constrain=held)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

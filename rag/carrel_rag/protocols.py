@@ -94,6 +94,8 @@ class ChatModel(Protocol):
         """Tokens of the rendered prompt, template included."""
         ...
 
-    def stream_chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Iterator[ChatDelta]:
-        """The reply in pieces; closing the iterator stops the model."""
+    def stream_chat(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, grammar: str | None = None
+    ) -> Iterator[ChatDelta]:
+        """The reply in pieces; closing the iterator stops the model. ``grammar``: Lark that it is held to."""
         ...

@@ -94,12 +94,16 @@ class ScriptedChat(WordCounter):
         self._piece = piece
         self.max_model_len = max_model_len
         self.asked: list[list[Message]] = []
+        self.grammars: list[str | None] = []
         self.closed = threading.Event()
 
     def count_message_tokens(self, messages: Sequence[Message]) -> int:
         return sum(count_words(message["content"]) + 4 for message in messages)
 
-    def stream_chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float) -> Iterator[ChatDelta]:
+    def stream_chat(
+        self, messages: Sequence[Message], *, max_tokens: int, temperature: float, grammar: str | None = None
+    ) -> Iterator[ChatDelta]:
+        self.grammars.append(grammar)
         self.asked.append(list(messages))
         prompt_tokens = self.count_message_tokens(messages)
         try:

@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from carrel_rag import RAGPipeline
-    from carrel_rag.schema import Answer, FileStatus, IngestReport
+    from carrel_rag.schema import Answer, FileStatus, IngestReport, Mode
 
 
 def knowledge_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,12 +52,19 @@ def index(paths: tuple[str, ...], knowledge_base: str, **models: Any) -> None:
 @click.argument("question")
 @knowledge_options
 @click.option("--model", help="A chat model that writes the answer; default: the best sentences are quoted.")
-def ask(question: str, model: str | None, knowledge_base: str, **models: Any) -> None:
+@click.option(
+    "--constrain/--no-constrain",
+    default=None,
+    help="Whether the chat model may only quote: a piece of a passage, or that there is no answer. "
+    "Default: only the starter reader.",
+)
+def ask(question: str, model: str | None, constrain: bool | None, knowledge_base: str, **models: Any) -> None:
     """Answer QUESTION from a knowledge base, with citations."""
     from carrel_rag import AnswerEvent, DeltaEvent
 
     with open_pipeline(model, knowledge_base, create=False, **models) as pipeline:
-        for event in pipeline.stream(question, mode="extractive" if model is None else "generative"):
+        mode: Mode = "extractive" if model is None else "generative"
+        for event in pipeline.stream(question, mode=mode, constrain=constrain):
             if isinstance(event, DeltaEvent):
                 click.echo(event.text, nl=False)
             elif isinstance(event, AnswerEvent):

@@ -1,0 +1,109 @@
+"""An answer that can only quote: a piece of a passage with its number, or the sentence that says there is none.
+
+The form is one terminal of a grammar, so that the number is that of the passage which the piece stands in::
+
+    ANSWER: ((PASSAGE_1_1 | PASSAGE_1_2) & PIECE) " [1]" | (PASSAGE_2_1 & PIECE) " [2]" | "The documents do not …"
+
+A piece begins and ends at word boundaries (anywhere in Chinese), stays within a paragraph and has a bounded length.
+Blanks and line breaks count as one blank. Knows no model; that a chat model holds to it is the engine's work.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+from carrel_rag.citations import MARK, make_citation
+from carrel_rag.prompts import abstention
+from carrel_rag.quotes import paragraphs, quotable, quote_around
+from carrel_rag.relevance import Question
+from carrel_rag.schema import Citation, RetrievedChunk
+from carrel_rag.sentences import Range
+from carrel_rag.text import is_chinese
+from carrel_rag.words import CLOSING, OPENING, PAUSES, WORD
+
+QUOTE_TOKENS = 128  # of a reader that may only quote: the longest piece, written with short tokens
+_MAX_CHARACTERS, _MAX_CHARACTERS_CHINESE = 240, 80  # of a piece: about 48 tokens
+_MAX_BYTES = 60 << 10  # of a grammar: the engine takes 64 KiB
+_ANSWER = re.compile(r"(?P<piece>.+) \[(?P<number>\d+)\]\s*", re.S)
+
+
+def quoting_grammar(question: str, chunks: Sequence[RetrievedChunk]) -> tuple[str, int]:
+    """The grammar, as Lark, of an answer from ``chunks``, and how many of them it holds: the first ones that fit.
+
+    >>> quoting_grammar("Why?", [])[0]
+    'start: ANSWER\\nANSWER: "The documents do not answer this question."\\n'
+    """
+    rules: list[str] = []
+    forms = [_quoted(abstention(question))]
+    size = num_chunks = 0
+    for number, chunk in enumerate(chunks, start=1):
+        texts = [_quoted(list(words)) for words in _paragraph_words(chunk)]
+        size += sum(len(text.encode()) + 50 for text in texts) + 200
+        if size > _MAX_BYTES:
+            break
+        names = [f"PASSAGE_{number}_{i}" for i in range(len(texts))]
+        rules += [f'{name}: %regex {{"substring_chunks": {text}}}' for name, text in zip(names, texts, strict=True)]
+        piece = "CHINESE_PIECE" if is_chinese(chunk.text) else "PIECE"
+        forms += [f'(({" | ".join(names)}) & {piece}) " [{number}]"'] if names else []
+        num_chunks = number
+    if rules:
+        rules += [f"PIECE: {_piece(_MAX_CHARACTERS)}", f"CHINESE_PIECE: {_piece(_MAX_CHARACTERS_CHINESE)}"]
+    return "\n".join(["start: ANSWER", f"ANSWER: {' | '.join(forms)}", *rules, ""]), num_chunks
+
+
+def _piece(length: int) -> str:
+    """A regular expression: from a letter or digit, that a bracket or a sign may stand before, to what is no pause."""
+    never_first, never_last = _characters(CLOSING), _characters(OPENING + PAUSES)
+    return rf"/[^\s\w{never_first}]{{0,2}}\w((?s:.{{0,{length}}})[^\s{never_last}])?/"
+
+
+def _characters(some: str) -> str:
+    return "".join(f"\\{char}" if char.isascii() else char for char in some)
+
+
+def _quoted(value: str | list[str]) -> str:
+    """As JSON, which is how Lark writes texts, too."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("\x7f", "\\u007f")
+
+
+def _paragraph_words(chunk: RetrievedChunk) -> Iterator[Iterator[str]]:
+    for start, end in _places(chunk):
+        text = chunk.text[start:end]
+        if any(char.isalnum() for char in text):
+            yield (" " if word.isspace() else word for word in WORD.findall(text))
+
+
+def _places(chunk: RetrievedChunk) -> Iterator[Range]:
+    """What pieces are taken from: paragraphs, but not over marks like ``[12]``, which would look like citations."""
+    for group in paragraphs(chunk, quotable(chunk)):
+        start, end = group[0][0], group[-1][1]
+        for mark in MARK.finditer(chunk.text, start, end):
+            yield start, mark.start()
+            start = mark.end()
+        yield start, end
+
+
+def cite_piece(text: str, question: Question, chunks: Sequence[RetrievedChunk]) -> tuple[Citation, ...]:
+    """The citation of an answer that was held to :func:`quoting_grammar`: the sentence that the piece stands in.
+
+    Empty if the text is no such answer: the sentence of abstention, or one that was cut off.
+    """
+    match = _ANSWER.fullmatch(text.strip())
+    if match is None or not 1 <= int(match["number"]) <= len(chunks):
+        return ()
+    number = int(match["number"])
+    chunk = chunks[number - 1]
+    words = re.compile(r"\s+".join(map(re.escape, match["piece"].split())))
+    ranges = quotable(chunk)
+    quotes = [
+        quote_around(ranges, start + found.start(), start + found.end())
+        for start, end in _places(chunk)
+        for found in words.finditer(chunk.text[start:end])
+    ]
+    if not quotes:
+        return ()
+    # Where the piece stands several times, the sentence that speaks of the question is meant.
+    start, end = max(quotes, key=lambda place: question.coverage(chunk.text[place[0] : place[1]]))
+    return (make_citation(number, chunk, start, end),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,6 +92,9 @@ def test_index_and_ask(run: Run, tmp_path: Path) -> None:
     assert status == 0
     assert "five books" in out and "[1] library.md" in out and "Borrowing" in out
     assert "retrieve " in out and "total " in out
+    reader = ["--knowledge-base", base, "--model", "starter/reader", "--constrain"]
+    status, out, _ = run("ask", "How many books may a reader borrow?", *reader)
+    assert status == 0 and re.match(r".+ \[\d\]\n|The documents do not answer this question\.\n", out)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,7 @@ def test_index_and_ask(run: Run, tmp_path: Path) -> None:
         (["index", "no-such-directory", "--knowledge-base", "kb"], 1, "no-such-directory"),
         (["ask", "why?", "--knowledge-base", "no-such-base"], 1, "no knowledge base 'default' in no-such-base"),
         (["ask", "why?"], 2, "--knowledge-base"),
+        (["ask", "why?", "--knowledge-base", "kb", "--no-constrain"], 2, "give one by --model"),
         (["index", "", "--knowledge-base", "kb"], 1, "empty"),
         (["serve", "--allowed-origins", "[x"], 2, "not a JSON list"),
         (["complete", "a", "--model", "no-such-folder/m"], 1, "no-such-folder/m"),

@@ -62,6 +62,8 @@ def ask(question: str, model: str | None, constrain: bool | None, knowledge_base
     """Answer QUESTION from a knowledge base, with citations."""
     from carrel_rag import AnswerEvent, DeltaEvent
 
+    if constrain is not None and model is None:
+        raise click.UsageError("--constrain and --no-constrain are about a chat model; give one by --model.")
     with open_pipeline(model, knowledge_base, create=False, **models) as pipeline:
         mode: Mode = "extractive" if model is None else "generative"
         for event in pipeline.stream(question, mode=mode, constrain=constrain):

@@ -1,242 +1,295 @@
-"""Trains ``starter/reader``: a chat model of a few megabytes, Qwen2 architecture, in minutes on one CPU core.
+"""Trains ``starter/reader``: a small Qwen2 that answers from numbered passages, quotes, cites and abstains.
 
-It knows how to make a tokenizer and a model folder out of plain text. It does not know how to make a good model: 1.3
-million parameters that saw about a million tokens produce the machinery of an answer, not an answer.
+First sentences with a gap over one passage, then questions over one, two, four and five passages in the pipeline's
+prompt; the share of each grows and shrinks as ``LESSONS`` says. Rows are made from the seed and the step alone, so a
+run that was stopped goes on as if it had not been. It knows the order of lessons and the loop.
 
-    OMP_NUM_THREADS=1 python training/reader/train.py --text FOLDER --out engine/carrel/starter/reader
+On a CPU, one size smaller, about two hours on one core:
 
-FOLDER holds ``*.jsonl.gz`` files, one ``{"text": …, "source": …, "lang": "en" | "zh"}`` a line. Only the sources named
-in SOURCES are read: all of them are CC BY 4.0, so that the weights need one licence and one notice.
+    python -m training.reader.train --qa FOLDER --text FOLDER --work FOLDER
+
+On a GPU in legs (each stops by itself, the same command goes on; the weights are written after each leg):
+
+    python -m training.reader.train --qa FOLDER --text FOLDER --work FOLDER --size gpu --device cuda --minutes 7
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from carrel.starter.minilm import find_minilm
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import nn
 
-SOURCES = ("vue-docs.en", "vue-docs.zh", "react-docs.en", "react-docs.zh", "dify-docs.en", "dify-docs.zh")
-MAX_CHARACTERS_PER_SOURCE = 400_000
+from training.int8_rows import write_int8_rows
+from training.reader.model import SIZES, Model, Row, losses, make_model
+from training.reader.tasks import Chat, Tasks, as_chat
+from training.reader.tokens import END_OF_TEXT, IM_END, IM_START, first_embedding, token_id, train_tokenizer
+from training.reranker.data import (
+    Example,
+    Window,
+    cut_windows,
+    load_examples,
+    make_examples,
+    read_questions,
+    save_examples,
+)
+
 HERE = Path(__file__).parent
-Model = Any  # Qwen2ForCausalLM: transformers' decorators hide its types
+CONTEXT = 2048
+POOL = 64  # rows drawn for a step, which takes some of like length
+SKIPPED = ("tinyshakespeare",)  # of the texts: no passages for questions
+TEXT_WINDOWS = 8_000  # of each language
+RATE, WORD_RATE = 1e-3, 3e-4  # learning rates: of the layers, of the embedding
+LOOK_WEIGHT, TEXT_WEIGHT = 0.5, 0.2  # beside the reply's loss
 
-END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# Words, single digits, punctuation with its line breaks, white space: Qwen2's way of cutting text before BPE.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+class Lesson(NamedTuple):
+    """What is taught until ``until`` (0..1 of all steps)."""
+
+    until: float
+    cloze: float  # share of gaps; the rest are questions
+    passages: tuple[int, int]  # fewest and most
+    rules: float  # share of prompts with the system message
+    absent: float  # share of questions whose answer was left out
+    text_share: float  # of the prompt's tokens that are learned too
+
+
+LESSONS = (
+    Lesson(0.25, 0.5, (1, 1), 0.0, 0.0, 0.12),
+    Lesson(0.55, 0.15, (1, 2), 0.0, 0.05, 0.06),
+    Lesson(0.85, 0.05, (1, 4), 0.2, 0.15, 0.0),
+    Lesson(1.0, 0.0, (3, 5), 1.0, 0.2, 0.0),
 )
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
+CHATS = 0.04  # share of steps with self-written exchanges instead
 
 
-def read_texts(folder: Path) -> dict[str, list[str]]:
-    """Source → its documents, each source cut to ``MAX_CHARACTERS_PER_SOURCE``."""
-    texts: dict[str, list[str]] = {name: [] for name in SOURCES}
-    for path in sorted(folder.glob("*.jsonl.gz")):
-        lines = gzip.decompress(path.read_bytes()).decode().removesuffix("\n").split("\n")
-        for row in map(json.loads, lines):
-            source = row["source"] if row["source"] in texts else f"{row['source']}.{row['lang']}"
-            kept = texts.get(source)
-            if kept is not None and sum(map(len, kept)) < MAX_CHARACTERS_PER_SOURCE:
-                kept.append(row["text"])
-    missing = [name for name, found in texts.items() if not found]
-    if missing:
-        raise SystemExit(f"No text of {', '.join(missing)} in {folder}.")
-    return texts
+def render(messages: Sequence[dict[str, str]]) -> str:
+    """As ``template.jinja`` does without tools."""
+    turns = [f"{IM_START}{message['role']}\n{message['content']}{IM_END}\n" for message in messages]
+    return "".join(turns) + f"{IM_START}assistant\n"
 
 
-def read_chats() -> list[tuple[str, str]]:
-    """The self-written exchanges, (user, assistant)."""
-    lines = (HERE / "chats.jsonl").read_text(encoding="utf-8").splitlines()
-    return [(row["user"], row["assistant"]) for row in map(json.loads, lines)]
+def make_row(chat: Chat, tokenizer: Tokenizer, *, rules: bool) -> Row:
+    messages = chat.messages if rules else chat.messages[-1:]
+    text = render(messages)
+    prompt = tokenizer.encode(text)
+    reply = tokenizer.encode(chat.reply + IM_END)
+    base = text.rindex(f"{IM_START}user\n") + len(f"{IM_START}user\n")
+    looks = []
+    for number, (start, _) in enumerate(reply.offsets):
+        if start < len(chat.answer) and chat.places:
+            seen = {prompt.char_to_token(base + place + start) for place in chat.places}
+            if known := tuple(sorted(i for i in seen if i is not None)):
+                looks.append((len(prompt.ids) - 1 + number, known))
+    return Row([*prompt.ids, *reply.ids], len(prompt.ids), tuple(looks))
 
 
-def as_chat(user: str, assistant: str) -> str:
-    return f"{IM_START}user\n{user}{IM_END}\n{IM_START}assistant\n{assistant}{IM_END}\n"
+@dataclass
+class Supply:
+    """The rows of each step."""
+
+    tasks: Tasks
+    examples: Sequence[Example]
+    chats: Sequence[tuple[str, str]]
+    tokenizer: Tokenizer
+    tokens: int  # of a step, padding included
+    seed: int
+
+    def rows(self, step: int, done: float) -> tuple[list[Row], Lesson]:
+        rng = random.Random(f"{self.seed}/{step}")
+        lesson = next(lesson for lesson in LESSONS if done <= lesson.until)
+        num_passages = rng.randint(*lesson.passages)
+        drawn = [self._row(lesson, num_passages, rng) for _ in range(POOL)]
+        pool = sorted((row for row in drawn if len(row.ids) <= CONTEXT), key=lambda row: len(row.ids))
+        start = rng.randrange(len(pool))
+        rows = [pool[start]]
+        for row in (*pool[start + 1 :], *reversed(pool[:start])):  # like lengths: little of a step is padding
+            if max(len(row.ids), len(rows[-1].ids)) * (len(rows) + 1) > self.tokens:
+                break
+            rows.append(row)
+        return rows, lesson
+
+    def _row(self, lesson: Lesson, num_passages: int, rng: random.Random) -> Row:
+        if lesson.rules == 1.0 and rng.random() < CHATS:
+            user, assistant = rng.choice(self.chats)
+            return make_row(Chat([{"role": "user", "content": user}], assistant, (), ""), self.tokenizer, rules=False)
+        while True:
+            if rng.random() < lesson.cloze:
+                task = self.tasks.cloze(num_passages, rng)
+            else:
+                example = rng.choice(self.examples)
+                absent = rng.random() < lesson.absent * (1.3 if example.lang == "zh" else 0.5)
+                if example.positive is None and not lesson.absent:
+                    continue
+                task = self.tasks.question(example, num_passages, rng, absent=absent)
+            if task is not None and len(task.answer) <= 120:
+                return make_row(as_chat(task), self.tokenizer, rules=rng.random() < lesson.rules)
 
 
-def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE: every string has tokens, and no token is unknown."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT, IM_START, IM_END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-        max_token_length=24,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+class Trainer:
+    """The model on its way, and its state in one file."""
+
+    def __init__(self, model: Model, supply: Supply, args: argparse.Namespace) -> None:
+        self.model, self.supply, self.args, self.step = model.to(args.device), supply, args, 0
+        words = model.model.embed_tokens.weight
+        rest = [p for p in model.parameters() if p is not words]
+        groups = [{"params": [words], "lr": WORD_RATE, "weight_decay": 0.0}, {"params": rest, "lr": RATE}]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    def train_step(self) -> dict[str, float]:
+        done = self.step / self.args.steps
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * min(1.0, (self.step + 1) / 100) * max(0.03, 1.0 - done)
+        rows, lesson = self.supply.rows(self.step, done)
+        parts = losses(self.model, rows, self.args.device, lesson.text_share)
+        weights = {"reply": 1.0, "look": LOOK_WEIGHT, "text": TEXT_WEIGHT}
+        torch.stack([weights[name] * loss for name, loss in parts.items()]).sum().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return {"rows": len(rows), **{name: round(loss.item(), 4) for name, loss in parts.items()}}
+
+    def save(self) -> None:
+        """Weights, moments and the step, replaced at once."""
+        state = {f"model.{name}": value for name, value in self._weights()}
+        for i, moments in sorted(self.optimizer.state_dict()["state"].items()):
+            state |= {f"moments.{i}.{name}": value for name, value in moments.items()}
+        state["step"] = torch.tensor(self.step)
+        save_file({name: value.contiguous() for name, value in state.items()}, self.args.work / "state.new")
+        (self.args.work / "state.new").replace(self.args.work / "state.safetensors")
+
+    def load(self) -> None:
+        state = load_file(self.args.work / "state.safetensors", device=self.args.device)
+        self.step = int(state["step"])
+        weights = {name[len("model.") :]: value for name, value in state.items() if name.startswith("model.")}
+        self.model.load_state_dict(weights, strict=False)  # the head is the embedding
+        moments: dict[int, dict[str, Any]] = {}
+        for name, value in state.items():
+            if name.startswith("moments."):
+                _, index, field = name.split(".", 2)
+                moments.setdefault(int(index), {})[field] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+    def _weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in self.model.state_dict().items():
+            if name != "lm_head.weight":
+                yield name, value
+
+    def export(self, folder: Path) -> None:
+        """A model folder as ``starter/reader`` is one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_int8_rows(dict(self._weights()), folder / "model.safetensors")
+        tokenizer = self.supply.tokenizer
+        tokenizer.save(str(folder / "tokenizer.json"))
+        config = self.model.config.to_dict() | {"architectures": ["Qwen2ForCausalLM"], "dtype": "float32"}
+        ends = [token_id(tokenizer, IM_END), token_id(tokenizer, END_OF_TEXT)]
+        _write(folder / "config.json", {name: value for name, value in config.items() if not name.startswith("_")})
+        _write(folder / "generation_config.json", {"eos_token_id": ends, "pad_token_id": ends[1], "do_sample": False})
+        special = {"bos_token": None, "eos_token": IM_END, "pad_token": END_OF_TEXT, "add_bos_token": False}
+        template = (HERE / "template.jinja").read_text(encoding="utf-8")
+        about = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": CONTEXT, "chat_template": template}
+        _write(folder / "tokenizer_config.json", {**special, **about, "clean_up_tokenization_spaces": False})
 
 
-def token_id(tokenizer: Tokenizer, token: str) -> int:
-    found = tokenizer.token_to_id(token)
-    assert found is not None, "special tokens were given to the trainer"
-    return found
-
-
-def make_model(tokenizer: Tokenizer, context: int) -> Model:
-    config = Qwen2Config(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=context,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        pad_token_id=token_id(tokenizer, END_OF_TEXT),
-        eos_token_id=token_id(tokenizer, IM_END),
-    )
-    return Qwen2ForCausalLM(config)
-
-
-class Rows:
-    """Endless training rows: windows of the texts, and rows packed with shuffled chats."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, texts: list[str], chats: list[str], length: int, rng: random.Random
-    ) -> None:
-        self.length = length
-        self.rng = rng
-        self.chats = [encoding.ids for encoding in tokenizer.encode_batch(chats)]
-        self.end = token_id(tokenizer, END_OF_TEXT)
-        self.stream: list[int] = []
-        for encoding in tokenizer.encode_batch(texts):
-            self.stream += [*encoding.ids, self.end]
-
-    def text(self) -> list[int]:
-        start = self.rng.randrange(len(self.stream) - self.length - 1)
-        return self.stream[start : start + self.length + 1]
-
-    def chat(self) -> list[int]:
-        row: list[int] = []
-        while len(row) <= self.length:
-            row += [*self.rng.choice(self.chats), self.end]
-        return row[: self.length + 1]
-
-    def batch(self, size: int, chat_share: float) -> torch.Tensor:
-        """[size, length + 1] token ids."""
-        rows = [self.chat() if self.rng.random() < chat_share else self.text() for _ in range(size)]
-        return torch.tensor(rows)
-
-
-def learning_rate(done: float, peak: float) -> float:
-    """Linear warm-up over the first twentieth, then down to a tenth in a straight line. ``done`` is 0..1."""
-    if done < 0.05:
-        return peak * done / 0.05
-    return peak * (1.0 - 0.9 * (done - 0.05) / 0.95)
-
-
-def train(model: Model, rows: Rows, args: argparse.Namespace) -> Iterator[dict[str, float]]:
-    """One dict a step: the loss, and how far it is. Ends with the steps, never with the clock: the seed decides."""
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.05)
-    started = time.monotonic()
-    for step in range(args.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step / args.steps, args.learning_rate)
-        batch = rows.batch(args.batch, args.chat_share)
-        logits = model(batch[:, :-1]).logits  # [batch, length, vocab]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        yield {"step": step + 1, "loss": round(loss.item(), 4), "seconds": round(time.monotonic() - started, 1)}
-
-
-def write_json(path: Path, data: Any) -> None:
+def _write(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def save(model: Model, tokenizer: Tokenizer, out: Path, context: int) -> None:
-    """A Hugging Face folder: config, bf16 safetensors, tokenizer, chat template, generation defaults."""
-    out.mkdir(parents=True, exist_ok=True)
-    end, stop = token_id(tokenizer, END_OF_TEXT), token_id(tokenizer, IM_END)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        eos_token_id=[stop, end], pad_token_id=end, do_sample=True, temperature=0.7, top_p=0.9
-    )
-    model.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save(str(out / "tokenizer.json"))
-    write_json(
-        out / "tokenizer_config.json",
-        {
-            "add_bos_token": False,
-            "bos_token": None,
-            "chat_template": CHAT_TEMPLATE,
-            "clean_up_tokenization_spaces": False,
-            "eos_token": IM_END,
-            "model_max_length": context,
-            "pad_token": END_OF_TEXT,
-            "tokenizer_class": "PreTrainedTokenizerFast",
-        },
-    )
-
-
-def sample(model: Model, tokenizer: Tokenizer, question: str) -> str:
-    prompt = tokenizer.encode(as_chat(question, "").removesuffix(f"{IM_END}\n")).ids
-    with torch.inference_mode():
-        ids = model.generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)[0]
-    return tokenizer.decode(ids[len(prompt) :].tolist())
+def run(trainer: Trainer, args: argparse.Namespace) -> None:
+    """Until the last step, or until the leg's minutes are over; then the state and the weights are written."""
+    started = saved = time.monotonic()
+    with (args.work / "loss.jsonl").open("a", encoding="utf-8") as log:
+        while trainer.step < args.steps and time.monotonic() - started < args.minutes * 60:
+            before = time.monotonic()
+            row = {"step": trainer.step + 1, **trainer.train_step(), "s": round(time.monotonic() - before, 2)}
+            print(json.dumps(row), file=log, flush=True)
+            if row["step"] % 50 == 0:
+                print(row, flush=True)
+            if time.monotonic() - saved > args.save_seconds:
+                trainer.save()
+                saved = time.monotonic()
+    trainer.save()
+    trainer.export(args.work / "model")
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=Path, required=True, help="folder with *.jsonl.gz")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--batch", type=int, default=12)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--context", type=int, default=2048)
-    parser.add_argument("--vocab-size", type=int, default=4096)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--chat-share", type=float, default=0.3)
+    parser.add_argument("--qa", type=Path, required=True, help="folder with train.*.jsonl.gz")
+    parser.add_argument("--text", type=Path, required=True, help="folder with lm.*.jsonl.gz")
+    parser.add_argument("--work", type=Path, required=True, help="where the state is kept, and the model written")
+    parser.add_argument("--size", choices=sorted(SIZES), default="cpu")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--tokens", type=int, default=6144, help="of a step")
+    parser.add_argument("--minutes", type=float, default=1e9, help="of this leg")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-seconds", type=float, default=240)
     return parser.parse_args()
+
+
+def read_texts(folder: Path, seed: int) -> list[Window]:
+    """Windows of plain text, as many of each language."""
+    rng = random.Random(seed)
+    found: list[Window] = []
+    for lang in ("en", "zh"):
+        windows = [
+            Window(lang, "", piece)
+            for row in read_questions([folder / f"lm.{lang}.jsonl.gz"])
+            if not row["source"].startswith(SKIPPED)
+            for piece in cut_windows(row["text"], lang)
+        ]
+        found += rng.sample(windows, min(TEXT_WINDOWS, len(windows)))
+    return found
+
+
+def prepare(args: argparse.Namespace) -> tuple[Supply, torch.Tensor]:
+    """The rows' supply, and the embedding that the model begins with."""
+    paths = [args.qa / f"train.{lang}.jsonl.gz" for lang in ("en", "zh")]
+    kept = args.work / "examples.json"
+    if not kept.is_file():
+        save_examples(kept, *make_examples(paths, seed=args.seed))
+    windows, examples = load_examples(kept)
+    texts = read_texts(args.text, args.seed)
+    chats = [(row["user"], row["assistant"]) for row in map(json.loads, (HERE / "chats.jsonl").open(encoding="utf-8"))]
+    path = args.work / f"tokenizer.{args.size}.json"
+    if not path.is_file():
+        spoken = [text for chat in chats for text in chat] * 20
+        lines = [window.text for window in (*windows, *texts)]
+        train_tokenizer([*lines, *spoken], SIZES[args.size].vocab_size).save(str(path))
+    tokenizer = Tokenizer.from_file(str(path))
+    training = [example for example in examples if not example.held_out]
+    supply = Supply(Tasks(windows, examples, texts), training, chats, tokenizer, args.tokens, args.seed)
+    return supply, first_embedding(tokenizer, find_minilm(), args.seed)
 
 
 def main() -> None:
     args = arguments()
     torch.manual_seed(args.seed)
-    by_source, chats = read_texts(args.text), [as_chat(*pair) for pair in read_chats()]
-    texts = [text for source in by_source.values() for text in source]
-    tokenizer = train_tokenizer(texts + chats * 20, args.vocab_size)
-    rows = Rows(tokenizer, texts, chats, args.length, random.Random(args.seed))
-    model = make_model(tokenizer, args.context)
-    print({name: sum(map(len, source)) for name, source in by_source.items()}, "characters")
-    print(f"{len(rows.stream):,} tokens of text, {model.num_parameters():,} parameters", flush=True)
-    with (HERE / "loss.jsonl").open("w", encoding="utf-8") as log:
-        for row in train(model, rows, args):
-            if row["step"] % 10 == 0 or row["step"] == args.steps:
-                print(json.dumps(row), file=log, flush=True)
-                print(f"step {row['step']}/{args.steps}  loss {row['loss']}  {row['seconds']} s", flush=True)
-    save(model, tokenizer, args.out, args.context)
-    for question in ("Who are you?", "Hello!", "你是谁？", "How do I write a component?"):
-        print(f"{question} → {sample(model, tokenizer, question)}")
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    supply, words = prepare(args)
+    ends = token_id(supply.tokenizer, END_OF_TEXT), token_id(supply.tokenizer, IM_END)
+    trainer = Trainer(make_model(SIZES[args.size], words, CONTEXT, *ends), supply, args)
+    if (args.work / "state.safetensors").is_file():
+        trainer.load()
+    count = sum(p.numel() for p in trainer.model.parameters())
+    print(
+        f"{count:,} parameters, {len(supply.examples)} questions, from step {trainer.step} of {args.steps}", flush=True
+    )
+    run(trainer, args)
 
 
 if __name__ == "__main__":

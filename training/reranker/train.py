@@ -5,7 +5,7 @@ It knows the model, the losses and how to go on after a stop. The questions come
 among them (softmax) and each score to be the probability that the window answers (binary), so that the scores of
 different questions compare.
 
-    python training/reranker/train.py --qa FOLDER --text FOLDER --work FOLDER [--steps 2600]
+    python -m training.reranker.train --qa FOLDER --text FOLDER --work FOLDER [--steps 2600]
 
 FOLDER of ``--qa`` holds train.*.jsonl.gz; ``--work`` keeps the state: the same command goes on where it stopped.
 """
@@ -23,13 +23,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from carrel.starter.minilm import find_minilm
-from data import Example, Window, load_examples, make_examples, read_questions, save_examples
-from model import Scored, SpanReranker, best_span, score_pairs, span_loss
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig
-from vocabulary import commonest_characters, embedding_rows, write_tokenizer
+
+from training.reranker.data import Example, Window, load_examples, make_examples, read_questions, save_examples
+from training.reranker.model import Scored, SpanReranker, best_span, score_pairs, span_loss
+from training.reranker.vocabulary import commonest_characters, embedding_rows, write_tokenizer
 
 MAX_LENGTH = 512  # of the model; training pairs are cut to TRAIN_LENGTH
 TRAIN_LENGTH = 256
@@ -141,26 +142,30 @@ class Trainer:
                 moments.setdefault(int(index), {})[field] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
-    @torch.inference_mode()
-    def judge(self, examples: Sequence[Example]) -> dict[str, float]:
-        """Of held-out titles, by language: mean reciprocal rank among hard negatives, and how many spans are exact."""
-        self.model.eval()  # type: ignore[no-untyped-call]
-        ranks: dict[str, list[float]] = {"en": [], "zh": []}
-        exact: dict[str, list[float]] = {"en": [], "zh": []}
-        for example in examples:
-            assert example.positive is not None, "the questions of a look have answers"
-            scored = self.scores([(example.question, i) for i in (example.positive, *example.negatives)])
-            better = sum(float(each.score) >= float(scored[0].score) for each in scored[1:])
-            ranks[example.lang].append(1.0 / (1 + better))
-            text = self.windows[example.positive].text
-            found = best_span(scored[0].spans, scored[0].encoding)
-            wanted = {answer.lower() for answer in example.answers}
-            exact[example.lang].append(found is not None and text[found[0] : found[1]].lower() in wanted)
-        return {
-            f"{name}_{lang}": round(sum(values[lang]) / max(len(values[lang]), 1), 4)
-            for name, values in (("mrr", ranks), ("exact", exact))
-            for lang in ("en", "zh")
-        }
+
+@torch.inference_mode()
+def judge(
+    model: SpanReranker, tokenizer: Tokenizer, windows: Sequence[Window], examples: Sequence[Example]
+) -> dict[str, float]:
+    """Of held-out titles, by language: mean reciprocal rank among hard negatives, and how many spans are exact."""
+    model.eval()  # type: ignore[no-untyped-call]
+    ranks: dict[str, list[float]] = {"en": [], "zh": []}
+    exact: dict[str, list[float]] = {"en": [], "zh": []}
+    for example in examples:
+        assert example.positive is not None, "the questions of a look have answers"
+        asked = (example.positive, *example.negatives)
+        scored = score_pairs(model, tokenizer, [(example.question, windows[i].text) for i in asked])
+        better = sum(float(each.score) >= float(scored[0].score) for each in scored[1:])
+        ranks[example.lang].append(1.0 / (1 + better))
+        text = windows[example.positive].text
+        found = best_span(scored[0].spans, scored[0].encoding)
+        wanted = {answer.lower() for answer in example.answers}
+        exact[example.lang].append(found is not None and text[found[0] : found[1]].lower() in wanted)
+    return {
+        f"{name}_{lang}": round(sum(values[lang]) / max(len(values[lang]), 1), 4)
+        for name, values in (("mrr", ranks), ("exact", exact))
+        for lang in ("en", "zh")
+    }
 
 
 def _group(example: Example, rng: random.Random) -> list[int]:
@@ -191,7 +196,7 @@ def run(trainer: Trainer, training: Sequence[Example], held_out: Sequence[Exampl
         parts = trainer.train_step(*batch_of(training, trainer.step, args.seed))
         row: dict[str, Any] = {"step": trainer.step, **parts, "s": round(time.monotonic() - started, 2)}
         if trainer.step % args.judge_every == 0 or trainer.step == trainer.steps:
-            row |= trainer.judge(held_out)
+            row |= judge(trainer.model, trainer.tokenizer, trainer.windows, held_out)
             print(row, flush=True)
         log.write(json.dumps(row) + "\n")
         log.flush()

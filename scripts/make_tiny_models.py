@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -278,14 +278,22 @@ def embedder(
     return make
 
 
-def reranker(name: str, *, num_labels: int = 1) -> Maker:
-    """A cross-encoder."""
+def reranker(name: str, *, num_labels: int = 1, spans: bool = False) -> Maker:
+    """A cross-encoder; with ``spans`` it also says of each token whether the answer starts or ends there."""
 
     def make(folder: Path) -> None:
         config = {**_encoder_parts(name, folder), "num_labels": num_labels}
         save_model(random_model(name, config), folder)
+        if spans:
+            _add_span_head(folder / "model.safetensors", config["hidden_size"])
 
     return make
+
+
+def _add_span_head(path: Path, hidden_size: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    head = {"weight": torch.randn(2, hidden_size, generator=generator), "bias": torch.randn(2, generator=generator)}
+    save_file(load_file(path) | {f"qa_outputs.{name}": tensor for name, tensor in head.items()}, path)
 
 
 def write_modules(
@@ -360,6 +368,8 @@ VARIANTS: dict[str, Maker] = {
     "qwen3-last": embedder("Qwen3Model", "lasttoken"),
     "bert-reranker": reranker("BertForSequenceClassification"),
     "bert-classifier": reranker("BertForSequenceClassification", num_labels=3),
+    "bert-spans": reranker("BertForSequenceClassification", spans=True),
+    "xlmr-spans": reranker("XLMRobertaForSequenceClassification", spans=True),
     "roberta-reranker": reranker("RobertaForSequenceClassification"),
     "xlmr-reranker": reranker("XLMRobertaForSequenceClassification"),
 }

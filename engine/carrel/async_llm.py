@@ -26,6 +26,7 @@ from carrel.jobs import GenerationJob
 from carrel.outputs import (
     ClassificationRequestOutput,
     EmbeddingRequestOutput,
+    ExtractionOutput,
     PoolingRequestOutput,
     RequestOutput,
     RerankOutput,
@@ -246,6 +247,26 @@ class AsyncLLM(Face):
             num_characters(query) * len(documents) + num_characters(documents),
         )
         return call.ranked(await self._run_plan(call.plan))
+
+    async def extract(
+        self,
+        question: str,
+        documents: Sequence[str],
+        *,
+        model: str | None = None,
+        max_span_tokens: int = 40,
+        truncate_prompt_tokens: int | None = -1,
+        max_tokens_per_doc: int | None = None,
+        request_id: str | None = None,
+    ) -> ExtractionOutput:
+        """The piece of each document that answers the question best; as :meth:`carrel.LLM.extract`."""
+        hosted = self._model(model, "extract")
+        truncation = Truncation(whole=truncate_prompt_tokens, document=max_tokens_per_doc)
+        plan = await self._off_loop(
+            lambda: self._extraction_plan(hosted, question, documents, max_span_tokens, truncation, request_id),
+            num_characters(question) * len(documents) + num_characters(documents),
+        )
+        return plan.output(await self._runner.run(plan.jobs))
 
     # -- life
 

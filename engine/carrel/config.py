@@ -8,7 +8,8 @@ from typing import Literal
 from carrel.errors import InvalidParamsError
 
 Task = Literal["chat", "embedding", "rerank"]
-Ability = Literal["chat", "embedding", "rerank", "classify", "pooling"]  # a task, or what else a model of one can do
+# A task, or what else a model of one can do.
+Ability = Literal["chat", "embedding", "rerank", "classify", "pooling", "extract"]
 LoadFormat = Literal["auto", "dummy"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int4", "fp8"]

@@ -13,6 +13,7 @@ from carrel.chat_options import ChatOptions
 from carrel.classification import ClassificationJob, RawPoolingJob, classification_job, raw_pooling_job
 from carrel.config import Ability, DType, EngineConfig, ModelSpec, Quantization, Task
 from carrel.errors import ContextLengthError, EngineClosedError, InvalidParamsError
+from carrel.extraction import ExtractionPlan
 from carrel.host import EngineHost
 from carrel.hosted_model import HostedModel
 from carrel.inputs import Messages, Prompt, tokenize_chat, tokenize_prompt
@@ -210,6 +211,18 @@ class Face:
     ) -> ScoringPlan:
         pairs = make_pairs(text_1, text_2)
         return plan_scoring(self.host, model, pairs, truncation, request_id=request_id or new_request_id("score"))
+
+    def _extraction_plan(
+        self,
+        model: HostedModel,
+        question: str,
+        documents: Sequence[str],
+        max_span_tokens: int,
+        truncation: Truncation,
+        request_id: str | None = None,
+    ) -> ExtractionPlan:
+        request_id = request_id or new_request_id("extract")
+        return ExtractionPlan(self.host, model, question, documents, max_span_tokens, truncation, request_id=request_id)
 
 
 class RerankCall:

@@ -77,6 +77,11 @@ class HostedModel:
         return "bi-encoder" if self.config.task == "embedding" else None
 
     @property
+    def has_spans(self) -> bool:
+        """Whether it says where in a document the answer stands, as ``LLM.extract`` wants to know."""
+        return self.config.has_spans
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Names of what a classifier, or a cross-encoder, gives a logit for; empty for other models."""
         return self.config.labels
@@ -85,6 +90,8 @@ class HostedModel:
         """True if the model does that. An embedder can also rank, by the cosine of vectors."""
         if ability == "classify":
             return bool(self.labels)
+        if ability == "extract":
+            return self.has_spans
         if ability == "pooling":
             return self.task != "chat"
         return self.task == ability or (ability == "rerank" and self.reranker_kind is not None)

@@ -145,7 +145,7 @@ class GenerationJob(Job[RequestOutput]):
 
 
 class PoolingJob(Job[T]):
-    """One input, one array: an embedding [dim], or the logits [num_labels] of a cross-encoder."""
+    """One input, one array: an embedding [dim], or what ``RequestResult.pooled`` has of a pair."""
 
     def __init__(
         self,
@@ -156,6 +156,7 @@ class PoolingJob(Job[T]):
         *,
         request_id: str,
         token_type_ids: list[int] | None = None,
+        wants_spans: bool = False,
     ) -> None:
         super().__init__(host, model)
         request = Request(
@@ -164,6 +165,7 @@ class PoolingJob(Job[T]):
             prompt_token_ids=token_ids,
             pooling_params=params,
             token_type_ids=token_type_ids,
+            wants_spans=wants_spans,
         )
         self.requests = [request]
         self._pooled: FloatArray | None = None

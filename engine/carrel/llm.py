@@ -23,6 +23,7 @@ from carrel.outputs import (
     BeamSearchOutput,
     ClassificationRequestOutput,
     EmbeddingRequestOutput,
+    ExtractionOutput,
     PoolingRequestOutput,
     RequestOutput,
     RerankOutput,
@@ -268,6 +269,31 @@ class LLM(Face):
         truncation = Truncation(whole=truncate_prompt_tokens, document=max_tokens_per_doc)
         call = RerankCall(self.host, self._model(model, "rerank"), query, documents, top_n, truncation, None)
         return call.ranked(self._run_plan(call.plan, use_tqdm))
+
+    def extract(
+        self,
+        question: str,
+        documents: Sequence[str],
+        *,
+        model: str | None = None,
+        max_span_tokens: int = 40,
+        truncate_prompt_tokens: int | None = -1,
+        max_tokens_per_doc: int | None = None,
+        use_tqdm: bool = False,
+    ) -> ExtractionOutput:
+        """The piece of each document that answers the question best, and how relevant the document is, in their order.
+
+        ``document[result.start:result.end]`` is ``result.text``, at most ``max_span_tokens`` tokens. One forward pass
+        gives both; long documents are cut as :meth:`rerank` cuts them, and what was cut off is not read.
+
+        Raises:
+            UnsupportedTaskError: no reranker with a head for spans (``qa_outputs``) is hosted.
+            RequestError: there is no document, or the question leaves no room for one.
+        """
+        hosted = self._model(model, "extract")
+        truncation = Truncation(whole=truncate_prompt_tokens, document=max_tokens_per_doc)
+        plan = self._extraction_plan(hosted, question, documents, max_span_tokens, truncation)
+        return plan.output(self._run(plan.jobs, len(plan.jobs), "texts", use_tqdm))
 
     # -- life
 

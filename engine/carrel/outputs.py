@@ -225,3 +225,29 @@ class RerankOutput:
     model: str
     results: list[RerankResult] = field(default_factory=list)
     num_tokens: int = 0
+
+
+@dataclass(slots=True)
+class ExtractionResult:
+    """The piece of one document that answers best: ``document[start:end]``.
+
+    A document without tokens has no piece: ``text`` is empty and ``score`` minus infinity.
+    """
+
+    index: int  # of the document in the list that was given
+    start: int  # in characters of the document
+    end: int  # behind the last one
+    text: str
+    score: float  # how sure the piece is: the logit that the answer starts there plus the one that it ends there
+    relevance_score: float  # of the document, 0..1; as RerankResult has it
+    raw_score: float
+
+
+@dataclass(slots=True)
+class ExtractionOutput:
+    """The best piece of each document, in the order in which the documents were given."""
+
+    request_id: str
+    model: str
+    results: list[ExtractionResult] = field(default_factory=list)
+    num_tokens: int = 0

@@ -53,6 +53,7 @@ class Request:
     sampling_params: SamplingParams | None = None
     pooling_params: PoolingParams | None = None
     token_type_ids: list[int] | None = None  # segments of a pair, for encoders that have them
+    wants_spans: bool = False  # of a pair, where the answer starts and ends, beside the score
     eos_token_ids: frozenset[int] = frozenset()
     max_tokens: int = 1  # resolved: at least 1, fits the context
     seed: int = 0  # resolved: sampling depends on (seed, position) alone

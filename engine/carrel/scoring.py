@@ -92,8 +92,10 @@ class _CrossEncoderPlan(ScoringPlan):
             )
         self._request_id = request_id
         self.jobs = [
-            LogitJob(host, model, ids, PoolingParams(), request_id=f"{request_id}-{i}", token_type_ids=types)
-            for i, (ids, types) in enumerate(_encode_pair(model, *pair, truncation) for pair in pairs)
+            LogitJob(
+                host, model, pair.ids, PoolingParams(), request_id=f"{request_id}-{i}", token_type_ids=pair.type_ids
+            )
+            for i, pair in enumerate(encode_pair(model, *texts, truncation) for texts in pairs)
         ]
 
     def outputs(self, results: Sequence[float]) -> list[ScoringRequestOutput]:
@@ -171,13 +173,31 @@ def embedding_job(
     return job
 
 
-def _encode_pair(
-    model: HostedModel, query: str, document: str, truncation: Truncation
-) -> tuple[list[int], list[int] | None]:
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """A query and a document as one input of a cross-encoder."""
+
+    ids: list[int]
+    type_ids: list[int] | None  # None: the model has no segments
+    encoding: Any  # the backend's
+
+    def document_tokens(self) -> tuple[int, list[tuple[int, int]]]:
+        """The place of the document's first token, and for each of its tokens the characters [start, end) of it."""
+        places = [i for i, side in enumerate(self.encoding.sequence_ids) if side == 1]
+        offsets = self.encoding.offsets
+        return (places[0] if places else 0), [offsets[i] for i in places]
+
+
+def encode_pair(model: HostedModel, query: str, document: str, truncation: Truncation) -> EncodedPair:
+    """
+    Raises:
+        ContextLengthError: the pair is too long and may not be cut, or the query leaves no room for the document.
+    """
     limit = pooling_limit(model, truncation.whole)
     max_length = None if truncation.whole is None else limit
     tokenizer, most = model.tokenizer, truncation.document
-    ids, types = tokenizer.encode_pair(query, document, max_length, max_second=most, enough=limit)
+    encoding = tokenizer.pair(query, document, max_length, max_second=most, enough=limit)
+    ids = list(encoding.ids)
     if len(ids) > limit:
         raise ContextLengthError(
             f"This model's maximum context length is {limit} tokens. However, a query and its document have "
@@ -186,7 +206,8 @@ def _encode_pair(
             max_model_len=limit,
             param="documents",
         )
-    return check_token_ids(model, ids), types if model.config.type_vocab_size > 1 else None
+    types = list(encoding.type_ids) if model.config.type_vocab_size > 1 else None
+    return EncodedPair(check_token_ids(model, ids), types, encoding)
 
 
 def make_pairs(text_1: str | Sequence[str], text_2: str | Sequence[str]) -> list[Pair]:

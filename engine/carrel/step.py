@@ -79,7 +79,9 @@ class RequestResult:
     token_ids: list[int] = field(default_factory=list)  # sampled; empty while the prompt is not finished, or pooling
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None  # of the prompt tokens that this step's tokens predict
-    pooled: FloatArray | None = None  # [dim] embedding, or [num_labels] raw logits of a cross-encoder
+    # [dim] embedding, or [num_labels] raw logits of a cross-encoder; if the request wants spans, behind these
+    # [2 * num_tokens]: the logits of each token that the answer starts there, then those that it ends there.
+    pooled: FloatArray | None = None
     error: CarrelError | None = None  # of this request alone, e.g. a non-finite vector
 
 

@@ -96,7 +96,20 @@ class Tokenizer:
         max_second: int | None = None,
         enough: int | None = None,
     ) -> tuple[list[int], list[int]]:
-        """Ids and segment ids of a pair, as the model was trained on.
+        """Ids and segment ids of a pair; as :meth:`pair`."""
+        pair = self.pair(first, second, max_length, max_second=max_second, enough=enough)
+        return list(pair.ids), list(pair.type_ids)
+
+    def pair(
+        self,
+        first: str,
+        second: str,
+        max_length: int | None = None,
+        *,
+        max_second: int | None = None,
+        enough: int | None = None,
+    ) -> Any:
+        """The backend's encoding of a pair, as the model was trained on: ids, segment ids, places in the texts.
 
         Only ``second`` is cut: to ``max_second`` tokens, and so that the whole fits ``max_length``. Of texts that have
         more than ``enough`` tokens no more than that need come.
@@ -117,8 +130,7 @@ class Tokenizer:
                     param="query",
                 )
             b.truncate(room)
-        pair = self._backend.post_process(a, b, True)
-        return list(pair.ids), list(pair.type_ids)
+        return self._backend.post_process(a, b, True)
 
     def _encode_all(self, text: str, add_special_tokens: bool) -> list[int]:
         if not isinstance(text, str) or len(text) < LONG_TEXT:

@@ -73,5 +73,5 @@ def as_on_a_gpu(plain: ModelRunner, ops: Ops) -> ModelRunner:
     if isinstance(plain, EmbeddingRunner):
         return CudaEmbeddingRunner(plain.config, plain.model, **options)
     if isinstance(plain, RerankRunner):
-        return CudaRerankRunner(plain.config, plain.model, plain.head, **options)
+        return CudaRerankRunner(plain.config, plain.model, plain.head, plain.span_head, **options)
     return CudaChatRunner(plain.config, plain.model, **options)

@@ -9,7 +9,7 @@ from packed_ops import PackedOps, as_on_a_gpu
 
 LENGTHS = [7, 1, 30, 2, 7, 61, 13]
 EMBEDDERS = ["bert-mean", "bert-cls", "bert-mean-max", "roberta-dense", "xlmr-weighted", "qwen3-last"]
-RERANKERS = ["bert-reranker", "bert-classifier", "xlmr-reranker"]
+RERANKERS = ["bert-reranker", "bert-classifier", "xlmr-reranker", "bert-spans"]
 
 
 def open_cuda_runner(folder) -> CudaPooling:
@@ -30,6 +30,20 @@ def test_packed_steps_equal_the_plain_runner(tiny_models, name):
     for repeat in range(3):  # into the same buffers
         for got, plain in zip(runner.submit(inputs()).wait(), expected, strict=True):
             np.testing.assert_allclose(got.pooled, plain.pooled, atol=2e-5, err_msg=f"{repeat}")
+
+
+@pytest.mark.parametrize("open_one", [open_runner, open_cuda_runner])
+def test_some_of_a_step_want_spans(tiny_models, open_one):
+    """Each gets its own tokens' logits, whatever stands beside it; the others get their score alone."""
+    runner, items = open_one(tiny_models("bert-spans")), inputs()
+    for item in items[::2]:
+        item.request.wants_spans = True
+    together = runner.execute(items)
+    for index, (item, result) in enumerate(zip(items, together, strict=True)):
+        assert result.pooled.shape == (1 + 2 * len(item.request.prompt_token_ids) * (index % 2 == 0),)
+        np.testing.assert_allclose(result.pooled, runner.execute([item])[0].pooled, atol=2e-5)
+        item.request.wants_spans = False
+        np.testing.assert_allclose(result.pooled[:1], runner.execute([item])[0].pooled, atol=2e-5)
 
 
 def test_two_steps_in_flight_keep_their_results_apart(tiny_models):

@@ -8,7 +8,7 @@ DECODERS = ["llama", "llama-llama3", "llama-yarn", "llama-linear", "qwen2", "qwe
 DECODERS += ["qwen2-bf16", "qwen2-fp16", "qwen2-window", "qwen3", "mistral"]
 EMBEDDERS = ["bert-mean", "bert-cls", "bert-mean-max", "bert-bf16", "roberta-dense", "xlmr-prompts", "xlmr-weighted"]
 EMBEDDERS += ["qwen3-last"]
-RERANKERS = ["bert-reranker", "bert-classifier", "roberta-reranker", "xlmr-reranker"]
+RERANKERS = ["bert-reranker", "bert-classifier", "roberta-reranker", "xlmr-reranker", "bert-spans", "xlmr-spans"]
 TASKS = [(name, "chat") for name in DECODERS] + [(name, "embedding") for name in EMBEDDERS]
 TASKS += [(name, "rerank") for name in RERANKERS]
 

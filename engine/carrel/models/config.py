@@ -57,6 +57,7 @@ class ModelConfig:
     pad_token_id: int | None = None
     labels: tuple[str, ...] = ()  # of a *ForSequenceClassification head, in the order of its logits
     problem_type: str | None = None  # what that head was trained for, as transformers names it
+    has_spans: bool = False  # beside the score of a pair a cross-encoder says where in the document the answer stands
     pooling: PoolingConfig | None = None  # how hidden states become a vector; None: not an embedder
 
     generation: JsonObject = field(default_factory=dict)  # generation_config.json as it stands: default sampling

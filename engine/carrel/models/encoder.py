@@ -109,7 +109,7 @@ class Encoder(nn.Module):
     @property
     def ignored_weights(self) -> tuple[str, ...]:
         """Heads that this model does not use: of masked language models, classifiers, and BERT's own pooler."""
-        return ("pooler.", "cls.", "lm_head.", "classifier.")
+        return ("pooler.", "cls.", "lm_head.", "classifier.", "qa_outputs.")
 
 
 class BertHead(nn.Module):
@@ -147,3 +147,22 @@ class RobertaHead(nn.Module):
 
     def weight_sources(self) -> dict[str, list[str]]:
         return {name: [f"classifier.{name}"] for name, _ in self.named_parameters()}
+
+
+class SpanHead(nn.Module):
+    """For each token of a pair, logits that the answer starts, and that it ends there; in fp32.
+
+    As in transformers' BertForQuestionAnswering. It stands beside the classifier, over the same hidden states.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.qa_outputs = Linear(config.hidden_size, 2, bias=True)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[num_tokens, hidden_size] → [num_tokens, 2]"""
+        out: Tensor = self.qa_outputs(hidden.to(torch.float32))
+        return out
+
+    def weight_sources(self) -> dict[str, list[str]]:
+        return {name: [name] for name, _ in self.named_parameters()}

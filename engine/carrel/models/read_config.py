@@ -1,4 +1,7 @@
-"""From the files of a model folder to a :class:`~carrel.models.config.ModelConfig`. Decides the task."""
+"""From the files of a model folder to a :class:`~carrel.models.config.ModelConfig`. Decides the task.
+
+Of a reranker's weights the names are read, too: config.json does not say whether there is a head for spans.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ from carrel.models.decoder_config import decoder_fields
 from carrel.models.encoder_config import encoder_fields
 from carrel.models.pooling_config import PoolingConfig, read_pooling
 from carrel.models.registry import family_of
+from carrel.models.weight_facts import has_tensor
 
 HEAD = "ForSequenceClassification"
+SPAN_WEIGHT = "qa_outputs.weight"
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -30,6 +35,7 @@ def _read(folder: Path, raw: JsonObject) -> ModelConfig:
     _refuse_quantised(folder, raw)
     generation = read_json(folder / "generation_config.json")
     task, pooling = _task(folder, raw, architecture, is_decoder=family.is_decoder)
+    labels = _labels(raw) if task == "rerank" else ()
     fields = decoder_fields(raw, family) if family.is_decoder else encoder_fields(raw, family)
     return ModelConfig(
         folder=folder,
@@ -38,7 +44,8 @@ def _read(folder: Path, raw: JsonObject) -> ModelConfig:
         task=task,
         dtype=_dtype(raw),
         pooling=pooling,
-        labels=_labels(raw) if task == "rerank" else (),
+        labels=labels,
+        has_spans=len(labels) == 1 and has_tensor(folder, SPAN_WEIGHT),
         problem_type=raw.get("problem_type"),
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", family.ties_by_default)),
         eos_token_ids=frozenset(_ids(raw.get("eos_token_id")) + _ids(generation.get("eos_token_id"))),

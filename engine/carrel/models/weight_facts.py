@@ -55,13 +55,17 @@ def read_headers(folder: Path) -> dict[str, Any]:
     return tensors
 
 
+def has_tensor(folder: Path, name: str) -> bool:
+    return name in read_headers(folder)
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """Tensor name → ``{"dtype", "shape", …}``; empty if the file is not safetensors."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        data = file.read(length) if 0 < length <= MAX_HEADER else b""
     try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            data = file.read(length) if 0 < length <= MAX_HEADER else b""
         header = json.loads(data)
-    except ValueError:
+    except (OSError, ValueError):
         return {}
     return header if isinstance(header, dict) else {}

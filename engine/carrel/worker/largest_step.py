@@ -17,7 +17,7 @@ def chat_steps(limits: StepLimits, block_size: int) -> list[list[ScheduledReques
 
 
 def pooling_steps(limits: StepLimits) -> list[list[ScheduledRequest]]:
-    """Inputs to pool: few that are as long as they can be, and as many as can be."""
+    """Inputs to pool: few that are as long as they can be, and as many as can be. All want spans."""
     return [[_pooled(index, length) for index, length in enumerate(lengths)] for lengths in _lengths(limits)]
 
 
@@ -48,7 +48,8 @@ def _chats(lengths: list[int], block_size: int) -> list[ScheduledRequest]:
 
 
 def _pooled(index: int, length: int) -> ScheduledRequest:
-    return _scheduled(Request(f"{index}", "", [0] * length, pooling_params=PoolingParams()), [])
+    request = Request(f"{index}", "", [0] * length, pooling_params=PoolingParams(), wants_spans=True)
+    return _scheduled(request, [])
 
 
 def _scheduled(request: Request, block_table: list[int], *, num_prompt_logits: int = 0) -> ScheduledRequest:

@@ -13,7 +13,7 @@ from carrel.layers.parallel import Alone, ParallelGroup
 from carrel.layers.quantized_linear import check_quantization, prepare_quantization
 from carrel.models.config import ModelConfig
 from carrel.models.decoder import Decoder
-from carrel.models.encoder import BertHead, Encoder, RobertaHead
+from carrel.models.encoder import BertHead, Encoder, RobertaHead, SpanHead
 from carrel.models.registry import family_of
 from carrel.models.sharding import share_of
 from carrel.models.weights import Checkpoint, load_weights
@@ -68,9 +68,12 @@ def load_runner(
         embedding = CudaEmbeddingRunner if on_gpu else EmbeddingRunner
         return embedding(config, model, device=device, dtype=torch_dtype, block_size=block_size)
     assert isinstance(model, Encoder), "the config refuses decoders with a classification head"
-    head = _load_head(config, checkpoint, device)
+    heads = rerank_heads(config)
+    for head in heads:
+        if head is not None:
+            _fill(head, checkpoint, device, torch.float32, ignored=("",))  # everything else is the encoder's
     rerank = CudaRerankRunner if on_gpu else RerankRunner
-    return rerank(config, model, head, device=device, dtype=torch_dtype, block_size=block_size)
+    return rerank(config, model, *heads, device=device, dtype=torch_dtype, block_size=block_size)
 
 
 def load_chat_runner(
@@ -114,17 +117,16 @@ def open_checkpoint(
     return checkpoint, resolve_dtype(dtype, stored, device)
 
 
-def _load_head(config: ModelConfig, checkpoint: Checkpoint | None, device: str) -> BertHead | RobertaHead:
-    """The classification head, in fp32: scores that differ in the fourth digit must not become equal."""
+def rerank_heads(config: ModelConfig) -> tuple[BertHead | RobertaHead, SpanHead | None]:
+    """What a cross-encoder has beside its encoder, still without weights. They stay in fp32: scores that differ in the
+    fourth digit must not become equal."""
     with torch.device("meta"):
         head = BertHead(config) if config.architecture.startswith("Bert") else RobertaHead(config)
-    rest = ("",)  # everything else is the encoder's
-    _fill(head, checkpoint, device, torch.float32, rest)
-    return head
+        return head, SpanHead(config) if config.has_spans else None
 
 
 def _fill(
-    module: Decoder | Encoder | BertHead | RobertaHead,
+    module: Decoder | Encoder | BertHead | RobertaHead | SpanHead,
     checkpoint: Checkpoint | None,
     device: str,
     dtype: torch.dtype,

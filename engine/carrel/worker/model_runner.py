@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from carrel.layers.attention import LayerCache
 from carrel.layers.attention_plan import AttentionPlan
 from carrel.models.config import ModelConfig
 from carrel.models.decoder import Decoder
-from carrel.models.encoder import BertHead, Encoder, RobertaHead
+from carrel.models.encoder import BertHead, Encoder, RobertaHead, SpanHead
 from carrel.params import PoolingParams
 from carrel.step import FinishedBatch, PendingBatch, RequestResult, ScheduledRequest
 from carrel.worker.forward_batch import ForwardBatch, build_batch
@@ -209,27 +210,37 @@ class EmbeddingRunner(PoolingRunner):
 
 
 class RerankRunner(PoolingRunner):
-    """A cross-encoder: raw logits of a head on the first token, in fp32."""
+    """A cross-encoder: raw logits of a head on the first token, in fp32; with a second head spans as well."""
 
     def __init__(
         self,
         config: ModelConfig,
         model: Encoder,
         head: BertHead | RobertaHead,
+        span_head: SpanHead | None = None,
         *,
         device: str,
         dtype: torch.dtype,
         block_size: int,
     ) -> None:
         super().__init__(config, model, device=device, dtype=dtype, block_size=block_size)
-        self.head = head
+        self.head, self.span_head = head, span_head
 
     def _modules(self) -> list[nn.Module]:
-        return [self.model, self.head]
+        return [module for module in (self.model, self.head, self.span_head) if module is not None]
 
     def _pool(
         self, hidden: Tensor, cu_seqlens: Tensor, items: Sequence[ScheduledRequest], read_back: ReadBack
     ) -> PooledStep:
         first = hidden.index_select(0, cu_seqlens[:-1]).to(torch.float32)  # [num_requests, hidden_size]
         logits = read_back(self.head(first))  # [num_requests, num_labels]
-        return PooledStep([RequestResult() for _ in items], "score", [(list(range(len(items))), logits)])
+        step = PooledStep([RequestResult() for _ in items], "score", [(list(range(len(items))), logits)])
+        if self.span_head is not None and any(item.request.wants_spans for item in items):
+            step.by_token = read_back(self.span_head(hidden))  # [num_tokens, 2]
+            ends = list(accumulate(item.num_scheduled_tokens for item in items))
+            step.tokens = {
+                index: slice(end - item.num_scheduled_tokens, end)
+                for index, (item, end) in enumerate(zip(items, ends, strict=True))
+                if item.request.wants_spans
+            }
+        return step

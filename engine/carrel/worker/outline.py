@@ -15,9 +15,9 @@ from carrel.layers.ops import ops_for
 from carrel.layers.quantized_linear import check_quantization, prepare_quantization
 from carrel.models.config import ModelConfig
 from carrel.models.decoder import Decoder
-from carrel.models.encoder import BertHead, Encoder, RobertaHead
+from carrel.models.encoder import Encoder
 from carrel.models.weights import Sources, assign, check_names
-from carrel.worker.loader import open_checkpoint
+from carrel.worker.loader import open_checkpoint, rerank_heads
 from carrel.worker.model_runner import ChatRunner, EmbeddingRunner, ModelRunner, RerankRunner
 
 
@@ -54,10 +54,11 @@ def outline_runner(
     if config.task == "embedding":
         return EmbeddingRunner(config, model, device=device, dtype=torch_dtype, block_size=block_size)
     assert isinstance(model, Encoder), "the config refuses decoders with a classification head"
-    with torch.device("meta"):
-        head = BertHead(config) if config.architecture.startswith("Bert") else RobertaHead(config)
-    check_names(checkpoint, _names(head.weight_sources()), ignored=("",))
-    return RerankRunner(config, model, head, device=device, dtype=torch_dtype, block_size=block_size)
+    heads = rerank_heads(config)
+    for head in heads:
+        if head is not None:
+            check_names(checkpoint, _names(head.weight_sources()), ignored=("",))
+    return RerankRunner(config, model, *heads, device=device, dtype=torch_dtype, block_size=block_size)
 
 
 def _names(sources: Sources) -> set[str]:

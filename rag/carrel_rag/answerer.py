@@ -14,7 +14,7 @@ from carrel_rag.citations import CitationFilter, attribute, find_citations
 from carrel_rag.extractive import ExtractiveConfig, extract_answer
 from carrel_rag.pieces import cite_piece, quoting_grammar
 from carrel_rag.prompts import abstention, pack_messages
-from carrel_rag.protocols import ChatModel, Message, Reranker
+from carrel_rag.protocols import ChatModel, Message, Reranker, SpanFinder
 from carrel_rag.retriever import Retrieval
 from carrel_rag.schema import (
     Answer,
@@ -29,6 +29,7 @@ from carrel_rag.schema import (
     Timings,
     Usage,
 )
+from carrel_rag.spans import extract_span
 
 AnswerMode = Literal["generative", "extractive"]
 
@@ -88,7 +89,7 @@ class _Draft:
 
 @dataclass(frozen=True)
 class Answerer:
-    """Writes answers with a chat model, or composes them of sentences that a reranker chose."""
+    """Writes answers with a chat model, or takes them out of passages: spans or sentences that a reranker chose."""
 
     reranker: Reranker
     chat: ChatModel | None
@@ -124,7 +125,11 @@ class Answerer:
         yield draft.say(abstention(draft.retrieval.question.text))
 
     def _extract(self, draft: _Draft) -> Iterator[Event]:
-        text, citations = extract_answer(draft.retrieval.question, draft.chunks, self.reranker, self.extractive)
+        question, config = draft.retrieval.question, self.extractive
+        if config.answer == "span" and isinstance(self.reranker, SpanFinder):
+            text, citations = extract_span(question.text, draft.chunks, self.reranker, config)
+        else:
+            text, citations = extract_answer(question, draft.chunks, self.reranker, config)
         if not text:
             yield from self._abstain(draft, "passages were found, but no sentence of them answers the question.")
             return

@@ -11,7 +11,16 @@ from carrel.params import PoolingParams, RequestOutputKind, SamplingParams
 from carrel.structured_params import StructuredOutputsParams
 
 from carrel_rag.errors import KnowledgeBaseError
-from carrel_rag.protocols import ChatDelta, ChatModel, Embedder, FloatArray, Message, Reranker, RerankerKind
+from carrel_rag.protocols import (
+    ChatDelta,
+    ChatModel,
+    Embedder,
+    FloatArray,
+    FoundSpan,
+    Message,
+    Reranker,
+    RerankerKind,
+)
 
 if TYPE_CHECKING:
     from carrel import LLM
@@ -51,9 +60,13 @@ def bind_engine(llm: LLM) -> Models:
         rerank = None
     return Models(
         EngineEmbedder(llm, embedding),
-        EngineReranker(llm, rerank) if rerank is not None else None,
+        _reranker(llm, rerank) if rerank is not None else None,
         EngineChatModel(llm, chat) if chat is not None else None,
     )
+
+
+def _reranker(llm: LLM, hosted: HostedModel) -> EngineReranker:
+    return EngineSpanFinder(llm, hosted) if hosted.has_spans else EngineReranker(llm, hosted)
 
 
 def open_starters() -> LLM:
@@ -159,6 +172,16 @@ class EngineReranker:
         while (count := len(tokenizer.encode(query, add_special_tokens=False))) > limit:
             query = query[: min(len(query) - 1, len(query) * limit // count)]
         return query
+
+
+class EngineSpanFinder(EngineReranker):
+    """A rerank model that also says where the answer stands; one forward pass tells both."""
+
+    def find_spans(self, question: str, texts: Sequence[str]) -> list[FoundSpan]:
+        if not texts:
+            return []
+        results = self._llm.extract(self._cut(question), list(texts), model=self.name, use_tqdm=False).results
+        return [FoundSpan(found.start, found.end, found.score, found.relevance_score) for found in results]
 
 
 class EngineChatModel:

@@ -1,4 +1,4 @@
-"""Answers without a chat model: the sentences of the retrieved passages that answer best, verbatim.
+"""Answers without a chat model: the sentences of the retrieved passages that answer best, verbatim. See also spans.
 
 Each sentence is scored by the reranker together with its innermost heading, and by the question's terms that it holds
 (those in its heading or beside it count less). The best one answers, with up to two more that are nearly as good.
@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from carrel_rag.citations import make_citation
 from carrel_rag.protocols import Reranker
+from carrel_rag.quotes import MARKED_UP, quotable
 from carrel_rag.relevance import Question
 from carrel_rag.schema import Citation, RetrievedChunk
-from carrel_rag.sentences import Range, split_sentences
 
 _ASKS_NUMBER = re.compile(
     r"\b(?:how (?:many|much|long|often|old|far|high)|when|what (?:year|time|number))\b"
@@ -25,15 +26,23 @@ _ASKS_NUMBER = re.compile(
 )
 _DIGIT = re.compile(r"[\d一二三四五六七八九十百千两]")
 _WORD = re.compile(r"\w")
-_MARKED_UP = frozenset({"text/markdown", "text/html"})
 _BULLET = re.compile(r"[-•◦▪●○‣]\s+(?=\S)")
-_BLOCK = re.compile(r"\S(?:[^\n]|\n(?!\n))*(?<!\n)")  # up to a blank line
-_ITEM_OR_ROW = re.compile(r"\s*(?:[-•]|\d+\.)\s|.*(?:: .*; | \| )|[^:]+: ")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractiveConfig:
-    """How an extractive answer is put together."""
+    """How an extractive answer is put together.
+
+    ``span`` answers with a few words and quotes the sentence around them; it needs a reranker that finds spans, and
+    with any other one the answer is sentences. The first group is about spans, the second about sentences.
+    """
+
+    answer: Literal["span", "sentence"] = "span"
+    min_relevance: float = 0.3  # of the best window; below, there is no answer
+    span_weight: float = 0.2  # how much the span's score says beside the window's relevance, both as logits
+    window_words: int = 110  # what is read at once: so many words, or Chinese characters
+    window_characters: int = 220
+    max_windows: int = 16  # of all passages together
 
     max_sentences: int = 3
     min_score: float = 0.33  # of the best sentence; below, there is no answer
@@ -42,6 +51,13 @@ class ExtractiveConfig:
     relative_passage: float = 0.4  # passages under this share of the best one's score are not searched
     number_bonus: float = 0.06  # for a sentence with a number when the question asks for one
     passage_weight: float = 0.15  # how much the passage's own score says about its sentences
+
+    def __post_init__(self) -> None:
+        if self.answer not in ("span", "sentence"):
+            raise ValueError(f"answer must be 'span' or 'sentence', got {self.answer!r}.")
+        for name in ("window_words", "window_characters", "max_windows", "max_sentences"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ def _candidates(chunks: Sequence[RetrievedChunk], relative_passage: float) -> It
     least = relative_passage * max((chunk.score for chunk in chunks), default=0.0)
     near = [(number, chunk) for number, chunk in enumerate(chunks, start=1) if chunk.score >= least]
     for number, chunk in near:
-        ranges = _quotable(chunk)
+        ranges = quotable(chunk)
         texts = ["", *(chunk.text[start:end] for start, end in ranges), ""]
         for i, (first, end) in enumerate(ranges):
             bullet = _BULLET.match(chunk.text, first, end)
@@ -100,20 +116,6 @@ def _candidates(chunks: Sequence[RetrievedChunk], relative_passage: float) -> It
             if candidate.place not in seen and _WORD.search(candidate.text) and candidate.text[-1] not in "?？":
                 seen.add(candidate.place)
                 yield candidate
-
-
-def _quotable(chunk: RetrievedChunk) -> list[Range]:
-    """The sentences, but code as a whole: in marked-up text a paragraph is one line, so many lines are code."""
-    if chunk.media_type not in _MARKED_UP:
-        return split_sentences(chunk.text, wrapped_lines=chunk.media_type == "text/plain")
-    ranges: list[Range] = []
-    for block in _BLOCK.finditer(chunk.text):
-        lines = block.group().split("\n")
-        if len(lines) > 1 and not all(_ITEM_OR_ROW.match(line) for line in lines):
-            ranges.append(block.span())
-        else:
-            ranges.extend((block.start() + start, block.start() + end) for start, end in split_sentences(block.group()))
-    return ranges
 
 
 def _scores(
@@ -152,5 +154,5 @@ def _compose(chosen: Sequence[_Candidate], scores: Sequence[float]) -> tuple[str
     ]
     # Wrapped lines become one; the lines of code stay.
     pairs = zip(citations, ordered, strict=True)
-    shown = [c.quote if k.media_type in _MARKED_UP else " ".join(c.quote.split()) for c, k in pairs]
+    shown = [c.quote if k.media_type in MARKED_UP else " ".join(c.quote.split()) for c, k in pairs]
     return " ".join(f"{q} [{c.number}]" for q, c in zip(shown, citations, strict=True)), tuple(citations)

@@ -44,7 +44,7 @@ from carrel_rag.schema import (
     Mode,
     RetrievedChunk,
 )
-from carrel_rag.score_cache import CachedReranker
+from carrel_rag.score_cache import cached
 from carrel_rag.splitter import SplitterConfig
 from carrel_rag.store import Store
 from carrel_rag.store_schema import document_id
@@ -85,8 +85,8 @@ class RAGPipeline:
         self._mode = mode
         self._owned_llm = owned_llm
         self._closed = False
-        passages = CachedReranker(reranker) if reranker is not None else None  # None: their stored vectors judge
-        sentences = passages or CachedReranker(EmbeddingReranker(embedder))
+        passages = cached(reranker) if reranker is not None else None  # None: their stored vectors judge
+        sentences = passages or cached(EmbeddingReranker(embedder))
         self._index = VectorIndex(store, embedder.dim)
         self._ingester = Ingester(store, self._index, embedder, splitter, context_tokens(embedder), limits)
         self._retriever = Retriever(store, self._index, embedder, passages, retriever)

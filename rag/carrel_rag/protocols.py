@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,25 @@ class Reranker(Protocol):
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:
         """One score in 0..1 per text (a bi-encoder: the cosine, which may be below 0)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSpan:
+    """The best answer to a question that a text holds, were there one: ``text[start:end]``."""
+
+    start: int  # in characters
+    end: int
+    score: float  # of the span: the logits of its start and its end, added
+    relevance: float  # of the whole text, as :meth:`Reranker.score` gives it
+
+
+@runtime_checkable
+class SpanFinder(Reranker, Protocol):
+    """A reranker that also says where in a text the answer stands."""
+
+    def find_spans(self, question: str, texts: Sequence[str]) -> list[FoundSpan]:
+        """One per text."""
         ...
 
 

@@ -55,8 +55,11 @@ def as_chat(task: Task) -> Chat:
     start = user.index(f'<passage id="{task.gold + 1}"')
     end = user.index("</passage>", start)
     begin = user.index("\n", start)
-    places = tuple(match.start() for match in re.finditer(re.escape(task.answer), user[begin:end]))
-    return Chat(messages, f"{task.answer} [{task.gold + 1}]", tuple(begin + place for place in places), task.answer)
+    answer = (
+        f" {task.answer}" if f" {task.answer}" in user[begin:end] else task.answer
+    )  # the very tokens of the passage
+    places = tuple(begin + match.start() for match in re.finditer(re.escape(answer), user[begin:end]))
+    return Chat(messages, f"{answer} [{task.gold + 1}]", places, answer)
 
 
 def _chunk(number: int, title: str, text: str) -> RetrievedChunk:

@@ -16,9 +16,13 @@ from torch import Tensor
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (END_OF_TEXT, IM_START, IM_END, "<tool_call>", "</tool_call>")
-# Words, single digits, punctuation with its line breaks, white space: Qwen2's way of cutting text before BPE.
+# Qwen2's way of cutting text before BPE, but each Chinese character by itself: so an answer's tokens are those of the
+# passage it stands in, wherever it begins.
+CHINESE = "\u3400-\u4dbf\u4e00-\u9fff"
+LETTERS = rf"(?:(?![{CHINESE}])\p{{L}})+"
 SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    rf"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[{CHINESE}]|[^\r\n\p{{L}}\p{{N}}]?{LETTERS}|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 NORM = 1.0  # of each row of the embedding at the beginning
 

@@ -8,8 +8,11 @@ On a CPU, one size smaller, about two hours on one core:
 
     python -m training.reader.train --qa FOLDER --text FOLDER --work FOLDER
 
-On a GPU in legs (each stops by itself, the same command goes on; the weights are written after each leg):
+On a GPU in legs (each stops by itself, the same command goes on; the weights are written after each leg). What takes
+long or needs more than torch, transformers, tokenizers and numpy is done before, on any machine, by ``--prepare``; the
+work folder (40 MB) is then all that travels, beside the data::
 
+    python -m training.reader.train --qa FOLDER --text FOLDER --work FOLDER --size gpu --prepare
     python -m training.reader.train --qa FOLDER --text FOLDER --work FOLDER --size gpu --device cuda --minutes 7
 """
 
@@ -25,7 +28,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from carrel.starter.minilm import find_minilm
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
@@ -231,9 +233,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="where the state is kept, and the model written")
     parser.add_argument("--size", choices=sorted(SIZES), default="cpu")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=1300)
-    parser.add_argument("--tokens", type=int, default=6144, help="of a step")
+    parser.add_argument("--steps", type=int, default=1300, help="6,000 suit a GPU")
+    parser.add_argument("--tokens", type=int, default=6144, help="of a step; 32,768 suit a GPU")
     parser.add_argument("--minutes", type=float, default=1e9, help="of this leg")
+    parser.add_argument("--prepare", action="store_true", help="only write what training begins with")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-seconds", type=float, default=240)
@@ -272,7 +275,12 @@ def prepare(args: argparse.Namespace) -> tuple[Supply, torch.Tensor]:
     tokenizer = Tokenizer.from_file(str(path))
     training = [example for example in examples if not example.held_out]
     supply = Supply(Tasks(windows, examples, texts), training, chats, tokenizer, args.tokens, args.seed)
-    return supply, first_embedding(tokenizer, find_minilm(), args.seed)
+    words = args.work / f"words.{args.size}.safetensors"
+    if not words.is_file():
+        from carrel.starter.minilm import find_minilm  # not needed where the file is there already
+
+        save_file({"words": first_embedding(tokenizer, find_minilm(), args.seed).half()}, words)
+    return supply, load_file(words)["words"].float()
 
 
 def main() -> None:
@@ -281,6 +289,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     supply, words = prepare(args)
+    if args.prepare:
+        return
     ends = token_id(supply.tokenizer, END_OF_TEXT), token_id(supply.tokenizer, IM_END)
     trainer = Trainer(make_model(SIZES[args.size], words, CONTEXT, *ends), supply, args)
     if (args.work / "state.safetensors").is_file():

@@ -43,6 +43,8 @@ class _Window:
 
     def place(self, span: FoundSpan) -> Range:
         """Where the span lies in the chunk: its whole words; empty if there is none in it."""
+        if span.start >= span.end:
+            return span.start, span.start
         text = self.chunk.text
         return trimmed(text, *whole_words(text, self.start + span.start, self.start + span.end))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from carrel import LLM
 from carrel_rag import Document, ExtractiveConfig, RAGPipeline
+from carrel_rag.engine_models import bind_engine
 from carrel_rag.protocols import FoundSpan, Reranker, SpanFinder
 from carrel_rag.schema import Answer, RetrievedChunk
 from carrel_rag.score_cache import CachedSpanFinder, cached
@@ -189,3 +192,27 @@ def test_the_sentence_form_stays(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ExtractiveConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_reranker_of_the_engine_that_finds_spans(tiny_models: Callable[[str], Path], tmp_path: Path) -> None:
+    """Its weights are random, so what it finds is not told; that it is a cited piece of a sentence is."""
+    models = {"embedding_model": str(tiny_models("bert-mean")), "reranker_model": str(tiny_models("bert-spans"))}
+    config = ExtractiveConfig(min_relevance=0.0)
+    with LLM(**models) as llm, RAGPipeline.open(tmp_path, llm=llm, extractive=config) as rag:
+        finder = bind_engine(llm).reranker
+        assert isinstance(finder, SpanFinder)
+        (found,) = finder.find_spans("Which?", [HARBOUR.text])
+        assert finder.score("Which?", [HARBOUR.text]) == [pytest.approx(found.relevance)]
+        assert 0 <= found.start <= found.end <= len(HARBOUR.text)
+        assert finder.find_spans("Which?", []) == []
+        rag.add([HARBOUR, CARDS], use_tqdm=False)
+        for question in ("How many lanterns?", "墨玉卡会员按几倍累积积分？", "long " * 3000):
+            answer = rag.ask(question)
+            (citation,) = answer.citations
+            assert answer.text.removesuffix(f" [{citation.number}]") in citation.quote
+            text = rag.document_text(citation.document_id)
+            assert text is not None
+            assert text[citation.start : citation.end] == citation.quote
+    plain = {**models, "reranker_model": str(tiny_models("bert-reranker"))}
+    with LLM(**plain) as llm:
+        assert not isinstance(bind_engine(llm).reranker, SpanFinder)

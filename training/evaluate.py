@@ -1,0 +1,159 @@
+"""Measures the starter models on questions that they were not trained on; prints the tables of their model cards.
+
+Reader: five passages in the pipeline's own prompt, one of which answers. Reranker: all passages of a language, searched
+as the pipeline searches. It trains nothing and chooses nothing. Progress goes to stderr, the tables to stdout.
+
+    python training/evaluate.py --qa FOLDER [--questions 200] [--seed 0] [--out results.jsonl]
+
+FOLDER holds dev.*.jsonl.gz (train.*.jsonl.gz for --held-out: for thresholds, never for a result).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from carrel import LLM, __version__  # noqa: E402
+from carrel_rag.answerer import Answerer  # noqa: E402
+from carrel_rag.embedding_reranker import EmbeddingReranker  # noqa: E402
+from carrel_rag.engine_models import Models, bind_engine  # noqa: E402
+from carrel_rag.extractive import ExtractiveConfig  # noqa: E402
+from carrel_rag.score_cache import CachedReranker  # noqa: E402
+from rows import append_rows, machine  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from training.evaluation import answers, baselines  # noqa: E402
+from training.evaluation.five import Item, make_item  # noqa: E402
+from training.evaluation.library import Found, Library  # noqa: E402
+from training.evaluation.questions import LANGUAGES, Sample, read_sample  # noqa: E402
+from training.evaluation.table import (  # noqa: E402
+    RankWorth,
+    answers_table,
+    json_rows,
+    rank_worth,
+    ranks_table,
+)
+
+PARTS = ("reader", "reranker", "baselines")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parse(argv)
+    ranked: dict[tuple[str, str], RankWorth] = {}
+    answered: dict[tuple[str, str], answers.Worth] = {}
+    details: list[dict[str, Any]] = []
+    with LLM(args.reader, embedding_model=args.embedding, reranker_model=args.reranker) as llm:
+        models = bind_engine(llm)
+        ways = ways_to_answer(models, args.only)
+        for lang in LANGUAGES:
+            sample = read_sample(args.qa, lang, args.questions, seed=args.seed, held_out=args.held_out)
+            with TemporaryDirectory() as temporary:
+                name = f"{lang}-{'held-out' if args.held_out else 'dev'}"
+                library = Library(args.work or Path(temporary), name, sample.passages, models)
+                items, found = search_all(library, sample, args.seed)
+                library.close()
+            if "reranker" in args.only:
+                ranked |= judge_rankings(sample, found)
+            for name, way in ways.items():
+                said = [way(item) for item in tqdm(items, desc=f"{lang}, {name}", unit="question")]
+                answered[lang, name] = answers.worth(items, said)
+                details += [detail(name, item, each) for item, each in zip(items, said, strict=True)]
+        facts = {**provenance(llm), "split": "held out" if args.held_out else "dev", "seed": args.seed}
+    for table in (answers_table(answered) if answered else "", ranks_table(ranked) if ranked else ""):
+        if table:
+            print(f"{table}\n", flush=True)
+    rows = json_rows(answered, "answer") + json_rows(ranked, "ranking")
+    if args.out:
+        append_rows(args.out, [{**row, **facts} for row in rows])
+    if args.details:
+        append_rows(args.details, details)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--qa", type=Path, required=True, help="the folder of the questions")
+    parser.add_argument(
+        "--questions", type=int, default=200, help="answerable ones of each language; half as many others"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="append the numbers to this file, with machine, versions and command")
+    parser.add_argument("--details", type=Path, help="append every question with every answer to this file")
+    parser.add_argument("--work", type=Path, help="keep the knowledge bases in this folder for the next time")
+    parser.add_argument("--only", type=_parts, default=PARTS, help="some of reader,reranker,baselines")
+    parser.add_argument("--held-out", action="store_true", help="titles of the train files that training leaves out")
+    parser.add_argument("--reader", default="starter/reader", help="another reader's folder")
+    parser.add_argument("--reranker", default="starter/reranker", help="another reranker's folder")
+    parser.add_argument("--embedding", default="starter/embedding", help="another embedding model's folder")
+    return parser.parse_args(argv)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(text.split(","))
+    if not set(parts) <= set(PARTS):
+        raise argparse.ArgumentTypeError(f"some of {','.join(PARTS)}, got {text}")
+    return parts
+
+
+def ways_to_answer(models: Models, only: Sequence[str]) -> dict[str, answers.Way]:
+    """Name in the table → way; the readers' as the pipeline asks them."""
+    judge = CachedReranker(models.reranker or EmbeddingReranker(models.embedder))
+    ways: dict[str, answers.Way] = {}
+    if "baselines" in only:
+        ways["first sentence of the first passage"] = answers.first_sentence
+        ways["sentence of most overlap"] = answers.by_overlap(baselines.best_sentence)
+        ways["span of most overlap"] = answers.by_overlap(baselines.best_span)
+        ways["extractive, sentences"] = answers.by_pipeline(Answerer(judge, None, ExtractiveConfig()), "extractive")
+    if "reader" in only:
+        reader = Answerer(judge, models.chat, ExtractiveConfig())
+        ways["reader, free"] = answers.by_pipeline(reader, "generative")
+        ways["reader, constrained"] = answers.by_pipeline(reader, "generative", constrain=True)
+    return ways
+
+
+def search_all(library: Library, sample: Sample, seed: int) -> tuple[list[Item], list[Found]]:
+    """An item for each question, and what was found for the answerable ones."""
+    items: list[Item] = []
+    found: list[Found] = []
+    questions = [*sample.answerable, *sample.unanswerable]
+    for i, question in enumerate(tqdm(questions, desc=f"{sample.lang}, search", unit="question")):
+        each = library.search(question.text)
+        answerable = i < len(sample.answerable)
+        items.append(make_item(question, library, each, answerable=answerable, seed=seed))
+        found += [each] if answerable else []
+    return items, found
+
+
+def judge_rankings(sample: Sample, found: Sequence[Found]) -> dict[tuple[str, str], RankWorth]:
+    gold = [question.passage for question in sample.answerable]
+    names = found[0].rankings if found else {}
+    return {(sample.lang, name): rank_worth([each.rankings[name] for each in found], gold) for name in names}
+
+
+def detail(way: str, item: Item, said: answers.Said) -> dict[str, Any]:
+    question = item.question
+    asked = {"id": question.id, "question": question.text, "answers": question.answers, "gold": item.gold}
+    return {"answer": way, **asked, **asdict(said)}
+
+
+def provenance(llm: LLM) -> dict[str, Any]:
+    """What the numbers belong to: this machine and commit, these weights."""
+    facts = {**machine(), "carrel": __version__}
+    for task in ("chat", "embedding", "rerank"):
+        hosted = llm.host.get(None, task)
+        digest = hashlib.sha256((hosted.folder / "model.safetensors").read_bytes()).hexdigest()
+        facts[task] = f"{hosted.names[0]} {digest[:12]}"
+    facts["command"] = " ".join(["python", "training/evaluate.py", *sys.argv[1:]])
+    return facts
+
+
+if __name__ == "__main__":
+    main()

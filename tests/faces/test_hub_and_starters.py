@@ -8,10 +8,11 @@ from importlib import metadata
 
 import numpy as np
 import pytest
-from carrel import LLM, SamplingParams, hub
+from carrel import LLM, SamplingParams, hub, starter
 from carrel.errors import InvalidParamsError, ModelNotFoundError, WeightsError
 from carrel.starter import STARTERS, minilm
 from sentence_transformers import SentenceTransformer
+from tiny_models import copy_in_int8_rows
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +71,42 @@ def test_the_embedder_gives_the_vectors_of_the_released_model(starters):
 
 def test_the_reranker_is_named_what_it_is(starters):
     model = starters.host.get("starter/reranker", "rerank")
-    assert model.reranker_kind == "bi-encoder"
+    assert model.reranker_kind == ("cross-encoder" if starter.has_reranker() else "bi-encoder")
     documents = ["Berlin is in Germany.", "The capital of France is Paris.", "Fish swim."]
     ranking = starters.rerank("What is the capital of France?", documents)
     assert ranking.model == "starter/reranker"
-    assert [result.index for result in ranking.results] == [1, 0, 2]
+    assert ranking.results[0].index == 1
 
 
-def test_embedder_and_reranker_share_their_weights(starters):
+def test_embedder_and_reranker_share_their_weights_where_they_are_one(starters):
     models = starters.host.models
-    assert models["starter/embedding"].runner_key == models["starter/reranker"].runner_key
-    assert 88 < starters.host.memory_plan.weights_bytes / 2**20 < 100  # once, not twice
+    shared = models["starter/embedding"].runner_key == models["starter/reranker"].runner_key
+    assert shared is not starter.has_reranker()
+
+
+def test_the_reranker_is_its_own_model_as_soon_as_its_folder_is_there(tiny_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(starter, "HOME", tmp_path)
+    assert hub.resolve("starter/reranker") == hub.resolve("starter/embedding")
+    with pytest.raises(ModelNotFoundError, match="starter/reader is missing"):
+        hub.resolve("starter/reader")
+    stored, _ = copy_in_int8_rows(tiny_models("bert-spans"), tmp_path)
+    stored.rename(tmp_path / "reranker")
+    assert hub.resolve("starter/reranker") == tmp_path / "reranker"
+    with LLM(embedding_model="starter/embedding", reranker_model="starter/reranker") as llm:
+        model = llm.host.get(None, "rerank")
+        assert (model.key, model.reranker_kind, model.has_spans) == ("starter/reranker", "cross-encoder", True)
+        assert len(llm.rerank("书", ["一", "二"]).results) == len(llm.extract("书", ["一", "二"]).results) == 2
+
+
+@pytest.mark.skipif(not starter.has_reranker(), reason="its weights are not here")
+def test_the_reranker_finds_the_answers_place_in_both_languages(starters):
+    questions = {
+        "What is the capital of France?": ("Paris", "The capital of France is Paris.", "Fish swim in the river."),
+        "中国的首都是哪里？": ("北京", "中国的首都是北京。", "河里有鱼。"),
+    }
+    for question, (answer, right, wrong) in questions.items():
+        found, other = starters.extract(question, [right, wrong]).results
+        assert answer in found.text and found.relevance_score > other.relevance_score
 
 
 def test_the_reader_answers_in_its_own_format(starters):

@@ -13,7 +13,9 @@ from checkout import ROOT, module_name, package_files
 from packaging.requirements import Requirement
 
 PACKAGES = {"carrel", "carrel_server", "carrel_rag", "carrel_client", "langchain_carrel", "llama_index"}
-READER_FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+STARTER_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"}
+STARTERS = sorted(path.parent.name for path in (ROOT / "engine" / "carrel" / "starter").glob("*/config.json"))
+MOST_BYTES = {"reader": 15 << 20, "reranker": 25 << 20}  # of a starter's weights
 
 # Imports from the given folder first, without the current folder and without the editable install's path entries.
 IMPORTER = """
@@ -63,11 +65,14 @@ def test_llama_index_stays_a_namespace(wheel: Path) -> None:
     assert {f"{owner}/__init__.py" for owner in owners} & set(names_in(wheel)) == set()
 
 
-def test_the_reader_is_inside_and_small(wheel: Path) -> None:
-    folder = "carrel/starter/reader/"
+@pytest.mark.parametrize(
+    "name", sorted(path.parent.name for path in (ROOT / "engine/carrel/starter").glob("*/config.json"))
+)
+def test_a_starter_is_inside_and_small(wheel: Path, name: str) -> None:
+    folder = f"carrel/starter/{name}/"
     files = {info.filename: info.file_size for info in zipfile.ZipFile(wheel).infolist()}
-    assert {folder + name for name in READER_FILES | {"README.md", "NOTICE"}} <= set(files)
-    assert files[folder + "model.safetensors"] <= 5 * 2**20
+    assert {folder + file for file in STARTER_FILES | {"NOTICE"}} <= set(files)
+    assert files[folder + "model.safetensors"] <= MOST_BYTES[name]
 
 
 def test_types_and_licences_are_inside(wheel: Path) -> None:

@@ -3,7 +3,8 @@
 ========================  ==========================================================================================
 ``starter/reader``        chat, a few MB, in this package: shows the machinery, knows nothing
 ``starter/embedding``     all-MiniLM-L6-v2, 384 dimensions, English; its files come with the extra ``starter``
-``starter/reranker``      the same weights behind the rerank interface: the cosine of two vectors (a bi-encoder)
+``starter/reranker``      a cross-encoder in this package, English and Chinese, that also says where the answer stands;
+                          if its folder is missing, the embedding model behind the rerank interface (a bi-encoder)
 ========================  ==========================================================================================
 
 Knows where their files are and that they are unchanged; loads nothing.
@@ -19,6 +20,7 @@ from carrel.starter.minilm import find_minilm
 
 READER, EMBEDDING, RERANKER = "starter/reader", "starter/embedding", "starter/reranker"
 STARTERS: dict[str, Task] = {READER: "chat", EMBEDDING: "embedding", RERANKER: "rerank"}
+HOME = Path(__file__).parent
 
 
 def find_starter(name: str) -> Path:
@@ -29,11 +31,14 @@ def find_starter(name: str) -> Path:
         WeightsError: they are, but damaged.
     """
     assert name in STARTERS, f"{name} is not a starter"
-    return find_reader() if name == READER else find_minilm()
-
-
-def find_reader() -> Path:
-    folder = Path(__file__).parent / "reader"
+    if name == EMBEDDING or (name == RERANKER and not has_reranker()):
+        return find_minilm()
+    folder = HOME / name.rpartition("/")[2]
     if not (folder / "config.json").is_file():
-        raise ModelNotFoundError(f"{READER} is missing from this installation; install carrel again from its wheel.")
+        raise ModelNotFoundError(f"{name} is missing from this installation; install carrel again from its wheel.")
     return folder
+
+
+def has_reranker() -> bool:
+    """Whether ``starter/reranker`` is a model of its own."""
+    return (HOME / "reranker" / "model.safetensors").is_file()

@@ -14,7 +14,7 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +27,8 @@ from carrel_rag.answerer import Answerer  # noqa: E402
 from carrel_rag.embedding_reranker import EmbeddingReranker  # noqa: E402
 from carrel_rag.engine_models import Models, bind_engine  # noqa: E402
 from carrel_rag.extractive import ExtractiveConfig  # noqa: E402
-from carrel_rag.score_cache import CachedReranker  # noqa: E402
+from carrel_rag.protocols import SpanFinder  # noqa: E402
+from carrel_rag.score_cache import cached  # noqa: E402
 from rows import append_rows, machine  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     details: list[dict[str, Any]] = []
     with LLM(args.reader, embedding_model=args.embedding, reranker_model=args.reranker) as llm:
         models = bind_engine(llm)
-        ways = ways_to_answer(models, args.only)
+        ways = ways_to_answer(models, args.only, args.thresholds)
         for lang in LANGUAGES:
             sample = read_sample(args.qa, lang, args.questions, seed=args.seed, held_out=args.held_out)
             with TemporaryDirectory() as temporary:
@@ -89,6 +90,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--details", type=Path, help="append every question with every answer to this file")
     parser.add_argument("--work", type=Path, help="keep the knowledge bases in this folder for the next time")
     parser.add_argument("--only", type=_parts, default=PARTS, help="some of reader,reranker,baselines")
+    parser.add_argument(
+        "--thresholds", type=_numbers, default=(), help="of the extractive mode, such as 0.2,0.4: a row each"
+    )
     parser.add_argument("--held-out", action="store_true", help="titles of the train files that training leaves out")
     parser.add_argument("--reader", default="starter/reader", help="another reader's folder")
     parser.add_argument("--reranker", default="starter/reranker", help="another reranker's folder")
@@ -103,20 +107,39 @@ def _parts(text: str) -> tuple[str, ...]:
     return parts
 
 
-def ways_to_answer(models: Models, only: Sequence[str]) -> dict[str, answers.Way]:
-    """Name in the table → way; the readers' as the pipeline asks them."""
-    judge = CachedReranker(models.reranker or EmbeddingReranker(models.embedder))
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
+
+
+def ways_to_answer(models: Models, only: Sequence[str], thresholds: Sequence[float]) -> dict[str, answers.Way]:
+    """Name in the table → way; the readers' and the extractive ones as the pipeline asks them."""
+    judge = cached(models.reranker or EmbeddingReranker(models.embedder))
     ways: dict[str, answers.Way] = {}
     if "baselines" in only:
         ways["first sentence of the first passage"] = answers.first_sentence
         ways["sentence of most overlap"] = answers.by_overlap(baselines.best_sentence)
         ways["span of most overlap"] = answers.by_overlap(baselines.best_span)
-        ways["extractive, sentences"] = answers.by_pipeline(Answerer(judge, None, ExtractiveConfig()), "extractive")
+    configs = extractive_configs(thresholds, spans=isinstance(judge, SpanFinder)) if "baselines" in only else {}
+    for name, config in configs.items():
+        ways[name] = answers.by_pipeline(Answerer(judge, None, config), "extractive")
     if "reader" in only:
         reader = Answerer(judge, models.chat, ExtractiveConfig())
         ways["reader, free"] = answers.by_pipeline(reader, "generative")
         ways["reader, constrained"] = answers.by_pipeline(reader, "generative", constrain=True)
     return ways
+
+
+def extractive_configs(thresholds: Sequence[float], *, spans: bool) -> dict[str, ExtractiveConfig]:
+    """The pipeline's own, and one for each threshold: windows and sentences are judged once for all of them."""
+    plain = ExtractiveConfig()
+    configs = {"extractive, sentences": replace(plain, answer="sentence")}
+    for each in thresholds:
+        configs[f"extractive, sentences from {each}"] = replace(plain, answer="sentence", min_score=each)
+    if spans:
+        configs["extractive, spans"] = replace(plain, answer="span")
+        for each in thresholds:
+            configs[f"extractive, spans from {each}"] = replace(plain, answer="span", min_relevance=each)
+    return configs
 
 
 def search_all(library: Library, sample: Sample, seed: int) -> tuple[list[Item], list[Found]]:

@@ -20,7 +20,7 @@ from carrel_rag.options import context_tokens, default_splitter, fingerprint
 from carrel_rag.protocols import RerankerKind
 from carrel_rag.retriever import Retrieval, Retriever, RetrieverConfig
 from carrel_rag.schema import Document, RetrievedChunk
-from carrel_rag.score_cache import CachedReranker
+from carrel_rag.score_cache import cached
 
 from training.evaluation.questions import Passage
 
@@ -65,7 +65,7 @@ class Library:
         self._embedder = models.embedder
         self._index = VectorIndex(self._store, self._embedder.dim)
         self.judge = f"reranker {models.reranker.name}" if models.reranker is not None else "vectors and words"
-        reranker = CachedReranker(models.reranker) if models.reranker is not None else None
+        reranker = cached(models.reranker) if models.reranker is not None else None
         wide = RetrieverConfig(top_k=NUM_CANDIDATES, num_search=NUM_SEARCH, num_rerank=NUM_CANDIDATES)
         self._plain = Retriever(self._store, self._index, self._embedder, _AsFound(), wide)
         self._judging = Retriever(self._store, self._index, self._embedder, reranker, wide)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -283,17 +283,14 @@ def reranker(name: str, *, num_labels: int = 1, spans: bool = False) -> Maker:
 
     def make(folder: Path) -> None:
         config = {**_encoder_parts(name, folder), "num_labels": num_labels}
-        save_model(random_model(name, config), folder)
+        model = random_model(name, config)
         if spans:
-            _add_span_head(folder / "model.safetensors", config["hidden_size"])
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                model.qa_outputs = torch.nn.Linear(config["hidden_size"], 2)
+        save_model(model, folder)
 
     return make
-
-
-def _add_span_head(path: Path, hidden_size: int) -> None:
-    generator = torch.Generator().manual_seed(1)
-    head = {"weight": torch.randn(2, hidden_size, generator=generator), "bias": torch.randn(2, generator=generator)}
-    save_file(load_file(path) | {f"qa_outputs.{name}": tensor for name, tensor in head.items()}, path)
 
 
 def write_modules(

@@ -54,7 +54,7 @@ def test_the_page(run: Run) -> None:
 
 @pytest.mark.parametrize("quantization", [None, "int8", "int4"])
 def test_the_plan_is_the_one_that_serving_makes(tiny_models: Callable[[str], Path], quantization: Any) -> None:
-    specs = [ModelSpec(name=str(tiny_models(name))) for name in ("qwen2", "bert-mean", "bert-reranker")]
+    specs = [ModelSpec(name=str(tiny_models(name))) for name in ("qwen2", "bert-mean", "bert-reranker", "bert-spans")]
     config = EngineConfig(device="cpu", kv_cache_memory_bytes=8 << 20, quantization=quantization)
     previews = [preview for spec in specs if (preview := preview_model(spec, config)) is not None]
     foreseen = plan_together(previews, config)

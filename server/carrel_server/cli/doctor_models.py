@@ -113,7 +113,8 @@ def _abilities(section: Section, preview: ModelPreview, plan: MemoryPlan) -> Non
     elif preview.loaded.config.pooling is not None:
         _pooling(section, preview, hosted)
     if hosted.task == "rerank":
-        section.fact("reranker", f"{hosted.reranker_kind}, scores 0..1", hosted.reranker_kind)
+        spans = ", and says where the answer stands" if hosted.has_spans else ""
+        section.fact("reranker", f"{hosted.reranker_kind}, scores 0..1{spans}", hosted.reranker_kind)
 
 
 def _chat(section: Section, hosted: HostedModel) -> None:

@@ -127,7 +127,7 @@ class Answerer:
     def _extract(self, draft: _Draft) -> Iterator[Event]:
         question, config = draft.retrieval.question, self.extractive
         if config.answer == "span" and isinstance(self.reranker, SpanFinder):
-            text, citations = extract_span(question.text, draft.chunks, self.reranker, config)
+            text, citations = extract_span(question, draft.chunks, self.reranker, config)
         else:
             text, citations = extract_answer(question, draft.chunks, self.reranker, config)
         if not text:

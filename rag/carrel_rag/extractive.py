@@ -26,7 +26,6 @@ _ASKS_NUMBER = re.compile(
 )
 _DIGIT = re.compile(r"[\d一二三四五六七八九十百千两]")
 _WORD = re.compile(r"\w")
-_BULLET = re.compile(r"[-•◦▪●○‣]\s+(?=\S)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +39,7 @@ class ExtractiveConfig:
     answer: Literal["span", "sentence"] = "span"
     min_relevance: float = 0.3  # of the best window; below, there is no answer
     span_weight: float = 0.2  # how much the span's score says beside the window's relevance, both as logits
+    coverage_weight: float = 1.0  # how much the question's words in the sentence around it say; only to choose
     window_words: int = 110  # what is read at once: so many words, or Chinese characters
     window_characters: int = 220
     max_windows: int = 16  # of all passages together
@@ -109,9 +109,7 @@ def _candidates(chunks: Sequence[RetrievedChunk], relative_passage: float) -> It
     for number, chunk in near:
         ranges = quotable(chunk)
         texts = ["", *(chunk.text[start:end] for start, end in ranges), ""]
-        for i, (first, end) in enumerate(ranges):
-            bullet = _BULLET.match(chunk.text, first, end)
-            start = bullet.end() if bullet else first
+        for i, (start, end) in enumerate(ranges):
             candidate = _Candidate(number, chunk, start, end, texts[i], texts[i + 2])
             if candidate.place not in seen and _WORD.search(candidate.text) and candidate.text[-1] not in "?？":
                 seen.add(candidate.place)

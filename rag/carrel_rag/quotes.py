@@ -13,16 +13,26 @@ from carrel_rag.sentences import Range, split_sentences
 
 MARKED_UP = frozenset({"text/markdown", "text/html"})
 _BLOCK = re.compile(r"\S(?:[^\n]|\n(?!\n))*(?<!\n)")  # up to a blank line
+_BULLET = re.compile(r"[-•◦▪●○‣]\s+(?=\S)")
 _ITEM_OR_ROW = re.compile(r"\s*(?:[-•]|\d+\.)\s|.*(?:: .*; | \| )|[^:]+: ")
 _CELL = r"[^:;|\n]{1,60}: [^;\n]*"
+_VALUE = re.compile(r"(?:^|; | \| )[ \t]*(?:[^:;|\n]{1,60}: )?(?P<value>(?:(?!; | \| ).)*)")
 _ROW = re.compile(rf"^[ \t]*(?:{_CELL}(?:; {_CELL})+|[^|\n]+(?: \| [^|\n]+)+)$", re.M)  # as loaders.tables writes it
 
 
 def quotable(chunk: RetrievedChunk) -> list[Range]:
-    """The sentences, but code and a row of a table as a whole.
+    """The sentences, but code and a row of a table as a whole; an item is without its bullet.
 
     In marked-up text a paragraph is one line, so many lines are code.
     """
+    ranges = []
+    for start, end in _with_bullets(chunk):
+        bullet = _BULLET.match(chunk.text, start, end)
+        ranges.append((bullet.end() if bullet else start, end))
+    return ranges
+
+
+def _with_bullets(chunk: RetrievedChunk) -> list[Range]:
     if chunk.media_type not in MARKED_UP:
         return _sentences(chunk.text, 0, len(chunk.text), wrapped_lines=chunk.media_type == "text/plain")
     ranges: list[Range] = []
@@ -60,6 +70,27 @@ def quote_around(ranges: Sequence[Range], start: int, end: int) -> Range:
     if not touched:
         return start, end
     return min(start, touched[0][0]), max(end, touched[-1][1])
+
+
+def is_row(text: str) -> bool:
+    """Whether a text of :func:`quotable` is a row of a table."""
+    return _ROW.fullmatch(text) is not None
+
+
+def cell_around(text: str, start: int, end: int) -> Range:
+    """What of ``start:end`` lies in the value of the cell where it begins, if ``text`` is a row.
+
+    >>> row = "Card: Jade; Rate: 1.5; Gift: 100"
+    >>> row[slice(*cell_around(row, 12, 26))]
+    '1.5'
+    """
+    if not is_row(text):
+        return start, end
+    cells = [match.span("value") for match in _VALUE.finditer(text)]
+    for first, last in cells:
+        if start < last and end > first:
+            return max(start, first), min(end, last)
+    return start, end
 
 
 def paragraphs(chunk: RetrievedChunk, ranges: Sequence[Range]) -> Iterator[list[Range]]:

@@ -1,116 +1,75 @@
 """Short answers without a chat model: the span of a passage that a reranker points at, and its sentence as the quote.
 
-::
-
-    passage   sentence sentence sentence sentence     what is quoted: see quotes
-    windows   [----- read at once ----]
-                                [---------------]     the last sentence once more, if it is short
-    found            ▔▔▔▔▔                            whole words, without the marks around them
-
-Windows are as long as those that the starter reranker learned from. Of each one the reranker says how relevant it is
-and which span of it answers best; the answer is the span for which both together are highest. There is none where no
-window is relevant enough.
+Of each window (see there) the reranker says how relevant it is, and which span of it answers best. The answer is the
+span for which both are highest together, with a little for the question's own words around it: in whole words, without
+the marks around them. There is none where no window is relevant enough.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from carrel_rag.citations import make_citation
 from carrel_rag.extractive import ExtractiveConfig
 from carrel_rag.protocols import FoundSpan, SpanFinder
-from carrel_rag.quotes import MARKED_UP, quotable, quote_around
+from carrel_rag.quotes import MARKED_UP, cell_around, paragraphs, quotable, quote_around
+from carrel_rag.relevance import Question
 from carrel_rag.schema import Citation, RetrievedChunk
 from carrel_rag.sentences import Range
-from carrel_rag.text import is_cjk
-from carrel_rag.words import WORD, trimmed, whole_words
-
-_SHORT = 0.35  # of a window: a sentence that is read twice
-
-
-@dataclass(frozen=True)
-class _Window:
-    number: int  # of the passage, from 1
-    chunk: RetrievedChunk
-    start: int  # in the chunk's text
-    end: int
-
-    @property
-    def text(self) -> str:
-        return self.chunk.text[self.start : self.end]
-
-    def place(self, span: FoundSpan) -> Range:
-        """Where the span lies in the chunk: its whole words; empty if there is none in it."""
-        if span.start >= span.end:
-            return span.start, span.start
-        text = self.chunk.text
-        return trimmed(text, *whole_words(text, self.start + span.start, self.start + span.end))
+from carrel_rag.windows import Window, WindowSize, cut_windows
+from carrel_rag.words import trimmed, whole_words
 
 
 def extract_span(
-    question: str, chunks: Sequence[RetrievedChunk], finder: SpanFinder, config: ExtractiveConfig
+    question: Question, chunks: Sequence[RetrievedChunk], finder: SpanFinder, config: ExtractiveConfig
 ) -> tuple[str, tuple[Citation, ...]]:
     """The text with its ``[n]``, and the citation; ``("", ())`` when nothing is relevant enough."""
-    windows = [window for number, chunk in enumerate(chunks, start=1) for window in _windows(number, chunk, config)]
+    size = WindowSize(config.window_words, config.window_characters)
+    windows = [window for number, chunk in enumerate(chunks, start=1) for window in cut_windows(number, chunk, size)]
     windows = windows[: config.max_windows]
-    spans = finder.find_spans(question, [window.text for window in windows]) if windows else []
+    spans = finder.find_spans(question.text, [window.text for window in windows]) if windows else []
     if max((span.relevance for span in spans), default=0.0) < config.min_relevance:
         return "", ()
-    best, rank = None, -math.inf
+    best, highest = None, -math.inf
     for window, span in zip(windows, spans, strict=True):
-        start, end = window.place(span)
-        if start < end and (found := _rank(span, config)) > rank:  # of equal ones the first: the better passage
-            best, rank = (window, span, start, end), found
+        answer, quote = _place(window, span)
+        if answer[0] < answer[1]:
+            rank = _rank(question, window.chunk, quote, span, config)
+            if rank > highest:  # of equal ones the first: the better passage
+                best, highest = (window, span, answer, quote), rank
     if best is None:
         return "", ()
-    window, span, start, end = best
-    chunk = window.chunk
-    citation = make_citation(window.number, chunk, *quote_around(quotable(chunk), start, end), score=span.relevance)
-    answer = chunk.text[start:end]
-    shown = answer if chunk.media_type in MARKED_UP else " ".join(answer.split())  # wrapped lines become one
+    window, span, (start, end), quote = best
+    text = window.chunk.text[start:end]
+    shown = text if window.chunk.media_type in MARKED_UP else " ".join(text.split())  # wrapped lines become one
+    citation = make_citation(window.number, window.chunk, *quote, score=span.relevance)
     return f"{shown} [{window.number}]", (citation,)
 
 
-def _rank(span: FoundSpan, config: ExtractiveConfig) -> float:
-    """Both kinds of evidence as logits, so that neither can be lost in the other."""
+def _rank(question: Question, chunk: RetrievedChunk, quote: Range, span: FoundSpan, config: ExtractiveConfig) -> float:
+    """The evidence added up as logits, so that none can be lost in the other."""
     relevance = min(max(span.relevance, 1e-9), 1 - 1e-9)
-    return math.log(relevance / (1 - relevance)) + config.span_weight * span.score
+    heading = f"{chunk.title} {chunk.heading}"
+    coverage = question.coverage(chunk.text[quote[0] : quote[1]], heading, weights=(1.0, 0.6))
+    odds = math.log(relevance / (1 - relevance))
+    return odds + config.span_weight * span.score + config.coverage_weight * coverage
 
 
-def _windows(number: int, chunk: RetrievedChunk, config: ExtractiveConfig) -> Iterator[_Window]:
-    """Whole sentences, as many as fit; a longer passage is cut into windows of about the same size."""
-    ranges = [part for place in quotable(chunk) for part in _parts(chunk.text, place, config)]
-    sizes = [_size(chunk.text[start:end], config) for start, end in ranges]
-    if not any(map(str.isalnum, chunk.text)) or not ranges:
-        return
-    share = sum(sizes) / max(1, math.ceil(sum(sizes)))
-    first, filled = 0, 0.0
-    for i, size in enumerate(sizes):
-        if i > first and (filled + size > 1 or filled >= share):
-            yield _Window(number, chunk, ranges[first][0], ranges[i - 1][1])
-            again = i - 1 > first and sizes[i - 1] <= _SHORT and sizes[i - 1] + size <= 1
-            first, filled = (i - 1, sizes[i - 1]) if again else (i, 0.0)
-        filled += size
-    yield _Window(number, chunk, ranges[first][0], ranges[-1][1])
+def _place(window: Window, span: FoundSpan) -> tuple[Range, Range]:
+    """Where span and quote lie in the chunk; the first is empty if no word is in it."""
+    chunk, ranges = window.chunk, quotable(window.chunk)
+    start, end = window.start + span.start, window.start + span.end
+    if start >= end:
+        return (start, start), (start, start)
+    start, end = _within_paragraph(chunk, ranges, *whole_words(chunk.text, start, end))
+    quote = quote_around(ranges, start, end)
+    first, last = cell_around(chunk.text[quote[0] : quote[1]], start - quote[0], end - quote[0])
+    return trimmed(chunk.text, quote[0] + first, quote[0] + last), quote
 
 
-def _parts(text: str, place: Range, config: ExtractiveConfig) -> Iterator[Range]:
-    """The sentence, or pieces of one that is longer than a window; they begin with whole words."""
-    start, end = place
-    count = math.ceil(_size(text[start:end], config))
-    step = -(-(end - start) // max(count, 1))
-    while end - start > step:
-        _, cut = whole_words(text, start, start + step)
-        yield start, min(cut, end)
-        start = min(cut, end)
-    if start < end:
-        yield start, end
-
-
-def _size(text: str, config: ExtractiveConfig) -> float:
-    """The share of a window that a text takes."""
-    chinese = sum(map(is_cjk, text))
-    words = sum(word.group()[0].isalnum() and not is_cjk(word.group()[0]) for word in WORD.finditer(text))
-    return chinese / config.window_characters + words / config.window_words
+def _within_paragraph(chunk: RetrievedChunk, ranges: Sequence[Range], start: int, end: int) -> Range:
+    """Of a span that runs on into the next line, the longer part."""
+    lines = [(group[0][0], group[-1][1]) for group in paragraphs(chunk, ranges)]
+    first, last = max(lines, key=lambda line: min(end, line[1]) - max(start, line[0]))
+    return max(start, first), min(end, last)

@@ -10,6 +10,7 @@ from carrel import LLM
 from carrel_rag import Document, ExtractiveConfig, RAGPipeline
 from carrel_rag.engine_models import bind_engine
 from carrel_rag.protocols import FoundSpan, Reranker, SpanFinder
+from carrel_rag.relevance import Question
 from carrel_rag.schema import Answer, RetrievedChunk
 from carrel_rag.score_cache import CachedSpanFinder, cached
 from carrel_rag.spans import extract_span
@@ -21,6 +22,8 @@ HARBOUR = Document(
     title="Harbour",
 )
 CARDS = Document(text="会员分为银卡、金卡和墨玉卡三级。墨玉卡会员按1.5倍累积积分。", source="卡", title="会员办法")
+
+ASKED = Question("?", {})
 
 
 def ask(folder: Path, finder: Reranker, *documents: Document, config: ExtractiveConfig | None = None) -> Answer:
@@ -45,7 +48,7 @@ def chunk(text: str, *, number: int = 1, start: int = 0, media_type: str = "text
 def extract(text: str, *words: str, media_type: str = "text/markdown", pad: int = 0) -> tuple[str, str]:
     """The answer, and the quote beside it."""
     answer, citations = extract_span(
-        "?", [chunk(text, media_type=media_type)], WordFinder(*words, pad=pad), ExtractiveConfig()
+        ASKED, [chunk(text, media_type=media_type)], WordFinder(*words, pad=pad), ExtractiveConfig()
     )
     return answer, citations[0].quote if citations else ""
 
@@ -81,8 +84,8 @@ def test_relevance_and_span_choose_together() -> None:
     chunks = [chunk("one of them"), chunk("two of them", number=2)]
     finder = Finder()
     assert isinstance(finder, SpanFinder)
-    assert extract_span("?", chunks, finder, ExtractiveConfig(span_weight=0.2))[0] == "two [2]"
-    assert extract_span("?", chunks, finder, ExtractiveConfig(span_weight=0.0))[0] == "one [1]"
+    assert extract_span(ASKED, chunks, finder, ExtractiveConfig(span_weight=0.2))[0] == "two [2]"
+    assert extract_span(ASKED, chunks, finder, ExtractiveConfig(span_weight=0.0))[0] == "one [1]"
 
 
 def test_spans_that_are_no_words_are_passed_over(tmp_path: Path) -> None:
@@ -116,6 +119,8 @@ def test_rows_and_code_are_quoted_whole() -> None:
     assert extract(table, "humidity sensor") == ("humidity sensor [1]", table.split("\n")[1])
     plain = "Leaves | 50 cal. per leaf | green\nNuts | 600 cal. per nut | brown"
     assert extract(plain, "600", media_type="text/csv") == ("600 [1]", plain.split("\n")[1])
+    items = "- Rain: 3 mm.\n- Wind is measured at 10 metres."
+    assert extract(items, "10 metres") == ("10 metres [1]", "Wind is measured at 10 metres.")
     code = "Ask it:\n\n# the latest values\ncurl http://brisa.local:8642/v1/latest\n\nIt answers."
     assert extract(code, "http://brisa.local:8642/v1/latest") == (
         "http://brisa.local:8642/v1/latest [1]",
@@ -123,8 +128,33 @@ def test_rows_and_code_are_quoted_whole() -> None:
     )
 
 
+def test_an_answer_stays_in_its_cell_and_its_line() -> None:
+    row = "Card: Jade; Rate: 1.5; Gift: 100"
+    assert extract(row, "1.5; Gift") == ("1.5 [1]", row)
+    assert extract(row, "Rate: 1.5") == ("1.5 [1]", row)
+    assert extract("Ask the office.\n\nIt opens at nine every day.", "office.\n\nIt opens at nine") == (
+        "It opens at nine [1]",
+        "It opens at nine every day.",
+    )
+
+
+def test_rows_are_read_one_by_one() -> None:
+    rows = [f"Ticket: {kind}; Day: {price}; Night: {price * 2}" for kind, price in (("Adult", 14), ("Student", 9))]
+    finder = WordFinder("18")
+    extract_span(ASKED, [chunk("All prices in pounds.\n\n" + "\n".join(rows))], finder, ExtractiveConfig())
+    assert finder.read == ["All prices in pounds.", *rows]
+
+
+def test_the_questions_words_help_to_choose() -> None:
+    question = Question("Night, student?", {"student": 1.0, "night": 1.0})
+    chunks = [chunk("Adult; Night: 28"), chunk("Student; Night: 18", number=2)]
+    finder = WordFinder("28", "18")  # the first is a little more relevant, and has the better span
+    assert extract_span(question, chunks, finder, ExtractiveConfig())[0] == "28 [1]"
+    assert extract_span(question, chunks, finder, ExtractiveConfig(coverage_weight=3.0))[0] == "18 [2]"
+
+
 def test_wrapped_lines_become_one() -> None:
-    text = "It was founded by the botanist and traveller Shen\nRuolan, who had seen many gardens in her life."
+    text = "The garden was founded by the botanist and traveller Shen\nRuolan, who had seen many gardens in her life."
     answer, quote = extract(text, "Shen\nRuolan", media_type="text/plain")
     assert answer == "Shen Ruolan [1]"
     assert quote == text
@@ -134,7 +164,7 @@ def test_a_long_passage_is_read_in_windows_of_whole_sentences() -> None:
     sentences = [f"Sentence {n} says this and that about the lanterns of our town." for n in range(40)]
     text = " ".join(sentences)
     finder = WordFinder("Sentence 33")
-    answer, (citation,) = extract_span("?", [chunk(text, start=7)], finder, ExtractiveConfig(window_words=60))
+    answer, (citation,) = extract_span(ASKED, [chunk(text, start=7)], finder, ExtractiveConfig(window_words=60))
     assert answer == "Sentence 33 [1]"
     assert citation.quote == sentences[33]
     assert (citation.start, citation.end) == (7 + text.index(sentences[33]), 7 + text.index(sentences[34]) - 1)
@@ -148,7 +178,7 @@ def test_a_long_passage_is_read_in_windows_of_whole_sentences() -> None:
 def test_sentences_longer_than_a_window_are_read_in_parts() -> None:
     text = "那" * 500 + "灯笼" + "那" * 400
     finder = WordFinder("灯笼")
-    answer, (citation,) = extract_span("?", [chunk(text)], finder, ExtractiveConfig())
+    answer, (citation,) = extract_span(ASKED, [chunk(text)], finder, ExtractiveConfig())
     assert (answer, citation.quote) == ("灯笼 [1]", text)
     assert max(map(len, finder.read)) <= 220
     assert "".join(finder.read) == text
@@ -158,7 +188,7 @@ def test_the_same_place_in_two_passages_is_one_answer() -> None:
     text = "Nobody counted the boats. Of these, 1,207 burned colza oil. The rest burned whale oil."
     cut = text.index("Of these")
     chunks = [chunk(text[: cut + 38], number=1), chunk(text[cut:], number=2, start=cut)]
-    answer, citations = extract_span("?", chunks, WordFinder("1,207"), ExtractiveConfig())
+    answer, citations = extract_span(ASKED, chunks, WordFinder("1,207"), ExtractiveConfig())
     assert answer == "1,207 [1]"
     assert len(citations) == 1
 
@@ -166,10 +196,10 @@ def test_the_same_place_in_two_passages_is_one_answer() -> None:
 def test_only_so_many_windows_are_read() -> None:
     finder = WordFinder("x")
     chunks = [chunk("word " * 100 + ".", number=n) for n in range(1, 31)]
-    assert extract_span("?", chunks, finder, ExtractiveConfig(max_windows=5)) == ("", ())
+    assert extract_span(ASKED, chunks, finder, ExtractiveConfig(max_windows=5)) == ("", ())
     assert len(finder.read) == 5
-    assert extract_span("?", [chunk("… — …")], finder, ExtractiveConfig()) == ("", ())
-    assert extract_span("?", [], finder, ExtractiveConfig()) == ("", ())
+    assert extract_span(ASKED, [chunk("… — …")], finder, ExtractiveConfig()) == ("", ())
+    assert extract_span(ASKED, [], finder, ExtractiveConfig()) == ("", ())
 
 
 def test_passages_that_were_judged_are_not_read_again(tmp_path: Path) -> None:

@@ -100,8 +100,9 @@ def test_batched_is_alone_and_beside_other_work(engines):
 
     async def mixed():
         async with AsyncLLM(host=engines.host) as llm:
-            work = [llm.extract(QUESTION, [text]) for text in DOCUMENTS]
-            *alone, _, _ = await asyncio.gather(*work, llm.rerank(QUESTION, DOCUMENTS), llm.embed(DOCUMENTS))
+            beside = asyncio.gather(llm.rerank(QUESTION, DOCUMENTS), llm.embed(DOCUMENTS))
+            alone = await asyncio.gather(*(llm.extract(QUESTION, [text]) for text in DOCUMENTS))
+            await beside
             return [output.results[0] for output in alone]
 
     for one, other in zip(asyncio.run(mixed()), together, strict=True):

@@ -41,7 +41,7 @@ def load_state(work: Path) -> tuple[SpanReranker, Tokenizer]:
     return model.eval(), tokenizer
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def judged_pairs(
     model: SpanReranker, tokenizer: Tokenizer, windows: Sequence[Window], examples: Sequence[Example]
 ) -> tuple[Tensor, Tensor]:

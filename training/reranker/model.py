@@ -70,15 +70,16 @@ def passage_tokens(encoding: Encoding) -> range:
     return range(first, max(first, sum(encoding.attention_mask) - 1))
 
 
-def span_loss(scored: Scored, text: str, answers: Sequence[str]) -> Tensor | None:
+def span_loss(scored: Scored, text: str, begin: int, answers: Sequence[str]) -> Tensor | None:
     """Minus the log-probability of the places where an answer starts, and ends; None where no token does.
 
-    An answer may stand in several places, and which one is meant is not known: all of them count together.
+    An answer may stand in several places, and which one is meant is not known: all of them count together. Before
+    ``begin`` stands the title, which answers nothing.
     """
     tokens = passage_tokens(scored.encoding)
     offsets = [scored.encoding.offsets[i] for i in tokens]
     starts, ends = set[int](), set[int]()
-    for first, last in occurrences(text.lower(), answers):
+    for first, last in occurrences(text.lower(), begin, answers):
         inside = [i for i, (a, b) in enumerate(offsets) if a < last and b > first]
         if inside and offsets[inside[-1]][1] >= last:
             starts.add(inside[0])
@@ -92,11 +93,11 @@ def span_loss(scored: Scored, text: str, answers: Sequence[str]) -> Tensor | Non
     return loss / 2
 
 
-def occurrences(text: str, answers: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """(start, end) of every place of every answer; both in lower case."""
+def occurrences(text: str, begin: int, answers: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """(start, end) of every place of every answer from ``begin`` on; both in lower case."""
     for answer in answers:
         wanted = answer.lower()
-        at = text.find(wanted) if wanted else -1
+        at = text.find(wanted, begin) if wanted else -1
         while at >= 0:
             yield at, at + len(wanted)
             at = text.find(wanted, at + 1)

@@ -5,7 +5,7 @@ It knows the model, the losses and how to go on after a stop. The questions come
 among them (softmax) and each score to be the probability that the window answers (binary), so that the scores of
 different questions compare.
 
-    python -m training.reranker.train --qa FOLDER --text FOLDER --work FOLDER [--steps 2600]
+    python -m training.reranker.train --qa FOLDER --text FOLDER --work FOLDER [--steps 1600]
 
 FOLDER of ``--qa`` holds train.*.jsonl.gz; ``--work`` keeps the state: the same command goes on where it stopped.
 """
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 from training.reranker.data import Example, Window, load_examples, make_examples, read_questions, save_examples
-from training.reranker.model import Scored, SpanReranker, best_span, score_pairs, span_loss
+from training.reranker.model import SpanReranker, best_span, score_pairs, span_loss
 from training.reranker.vocabulary import commonest_characters, embedding_rows, write_tokenizer
 
 MAX_LENGTH = 512  # of the model; training pairs are cut to TRAIN_LENGTH
@@ -38,6 +38,8 @@ QUESTIONS, NEGATIVES = 12, 3  # in a step; for each question
 BODY_RATE, NEW_RATE = 1e-4, 1e-3  # learning rates: of MiniLM's weights, of new rows and the heads
 JUDGE_WEIGHT, SPAN_WEIGHT = 0.5, 0.7  # beside the ranking loss
 WARM_UP = 0.06
+TITLED = 0.5  # share of questions whose windows stand under their titles, as passages do when they are ranked
+LESS_ENGLISH = 0.5  # of the steps; after them one English question of three is asked: MiniLM knew English already
 
 
 def new_model(texts: Sequence[str], work: Path, seed: int) -> SpanReranker:
@@ -82,15 +84,18 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
-    def scores(self, items: Sequence[tuple[str, int]]) -> list[Scored]:
-        return score_pairs(self.model, self.tokenizer, [(question, self.windows[i].text) for question, i in items])
-
     def loss(self, batch: Sequence[Example], rng: random.Random) -> tuple[Tensor, dict[str, float]]:
         """The loss of a step, and what it consists of."""
         groups = [_group(example, rng) for example in batch]
-        scored = iter(self.scores([(e.question, i) for e, group in zip(batch, groups, strict=True) for i in group]))
+        heads = [rng.random() < TITLED for _ in batch]
+        pairs = [
+            (example.question, self._text(i, titled))
+            for example, group, titled in zip(batch, groups, heads, strict=True)
+            for i in group
+        ]
+        scored = iter(score_pairs(self.model, self.tokenizer, pairs))
         rank, judge, span, first = [], [], [], []
-        for example, group in zip(batch, groups, strict=True):
+        for example, group, titled in zip(batch, groups, heads, strict=True):
             own = [next(scored) for _ in group]
             scores = torch.stack([each.score for each in own])
             target = torch.zeros_like(scores)
@@ -98,12 +103,17 @@ class Trainer:
                 target[0] = 1.0
                 rank.append(-scores.log_softmax(0)[0])
                 first.append(float(scores.argmax() == 0))
-                loss = span_loss(own[0], self.windows[example.positive].text, example.answers)
+                text = self._text(example.positive, titled)
+                loss = span_loss(own[0], text, len(text) - len(self._text(example.positive, False)), example.answers)
                 span += [loss] if loss is not None else []
             judge.append(F.binary_cross_entropy_with_logits(scores, target))
         parts = {"rank": _mean(rank), "judge": _mean(judge), "span": _mean(span)}
         total = parts["rank"] + JUDGE_WEIGHT * parts["judge"] + SPAN_WEIGHT * parts["span"]
         return total, {**{name: round(float(part), 4) for name, part in parts.items()}, "first": sum(first)}
+
+    def _text(self, window: int, titled: bool) -> str:
+        text, title = self.windows[window].text, self.windows[window].title
+        return f"{title}\n{text}" if titled and title else text
 
     def train_step(self, batch: Sequence[Example], rng: random.Random) -> dict[str, float]:
         done, warm = self.step / self.steps, min(1.0, (self.step + 1) / (WARM_UP * self.steps))
@@ -178,13 +188,13 @@ def _mean(losses: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(losses)).mean() if losses else torch.zeros(())
 
 
-def batch_of(examples: Sequence[Example], step: int, seed: int) -> tuple[list[Example], random.Random]:
+def batch_of(examples: Sequence[Example], step: int, steps: int, seed: int) -> tuple[list[Example], random.Random]:
     """The examples of one step: each once in an epoch, in an order that the seed decides."""
-    per_epoch = len(examples) // QUESTIONS
-    epoch, place = divmod(step, per_epoch)
-    order = list(range(len(examples)))
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    chosen = [examples[i] for i in order[place * QUESTIONS : (place + 1) * QUESTIONS]]
+    late = step >= LESS_ENGLISH * steps
+    asked = [i for i, example in enumerate(examples) if not late or example.lang == "zh" or i % 3 == 0]
+    epoch, place = divmod(step, len(asked) // QUESTIONS)
+    random.Random(f"{seed}/{epoch}/{late}").shuffle(asked)
+    chosen = [examples[i] for i in asked[place * QUESTIONS : (place + 1) * QUESTIONS]]
     return chosen, random.Random(f"{seed}/{step}")
 
 
@@ -193,7 +203,7 @@ def run(trainer: Trainer, training: Sequence[Example], held_out: Sequence[Exampl
     saved = time.monotonic()
     while trainer.step < trainer.steps:
         started = time.monotonic()
-        parts = trainer.train_step(*batch_of(training, trainer.step, args.seed))
+        parts = trainer.train_step(*batch_of(training, trainer.step, trainer.steps, args.seed))
         row: dict[str, Any] = {"step": trainer.step, **parts, "s": round(time.monotonic() - started, 2)}
         if trainer.step % args.judge_every == 0 or trainer.step == trainer.steps:
             row |= judge(trainer.model, trainer.tokenizer, trainer.windows, held_out)
@@ -210,7 +220,7 @@ def main() -> None:
     parser.add_argument("--qa", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--judge-every", type=int, default=200)
     parser.add_argument("--judge-on", type=int, default=150, help="held-out questions of each look")

@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -34,8 +34,8 @@ from tqdm import tqdm  # noqa: E402
 
 from training.evaluation import answers, baselines  # noqa: E402
 from training.evaluation.five import Item, make_item  # noqa: E402
-from training.evaluation.library import Found, Library  # noqa: E402
-from training.evaluation.questions import LANGUAGES, Sample, read_sample  # noqa: E402
+from training.evaluation.library import Library, Ranking  # noqa: E402
+from training.evaluation.questions import LANGUAGES, read_sample  # noqa: E402
 from training.evaluation.table import (  # noqa: E402
     RankWorth,
     answers_table,
@@ -45,38 +45,63 @@ from training.evaluation.table import (  # noqa: E402
 )
 
 PARTS = ("reader", "reranker", "baselines")
+T = TypeVar("T")
+Answered = dict[tuple[str, str], answers.Worth]  # by language and way
+Ranked = dict[tuple[str, str], RankWorth]  # by language and ranking
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
-    ranked: dict[tuple[str, str], RankWorth] = {}
-    answered: dict[tuple[str, str], answers.Worth] = {}
-    details: list[dict[str, Any]] = []
+    ranked: Ranked = {}
+    answered: Answered = {}
     with LLM(args.reader, embedding_model=args.embedding, reranker_model=args.reranker) as llm:
         models = bind_engine(llm)
         ways = ways_to_answer(models, args.only, args.thresholds)
-        for lang in LANGUAGES:
-            sample = read_sample(args.qa, lang, args.questions, seed=args.seed, held_out=args.held_out)
-            with TemporaryDirectory() as temporary:
-                name = f"{lang}-{'held-out' if args.held_out else 'dev'}"
-                library = Library(args.work or Path(temporary), name, sample.passages, models)
-                items, found = search_all(library, sample, args.seed)
-                library.close()
-            if "reranker" in args.only:
-                ranked |= judge_rankings(sample, found)
-            for name, way in ways.items():
-                said = [way(item) for item in tqdm(items, desc=f"{lang}, {name}", unit="question")]
-                answered[lang, name] = answers.worth(items, said)
-                details += [detail(name, item, each) for item, each in zip(items, said, strict=True)]
         facts = {**provenance(llm), "split": "held out" if args.held_out else "dev", "seed": args.seed}
+        for lang in args.languages:
+            ours, theirs = measure(lang, ways, models, args)
+            answered, ranked = {**answered, **ours}, {**ranked, **theirs}
+            if args.out:
+                rows = json_rows(ours, "answer") + json_rows(theirs, "ranking")
+                append_rows(args.out, [{**row, **facts} for row in rows])
     for table in (answers_table(answered) if answered else "", ranks_table(ranked) if ranked else ""):
         if table:
             print(f"{table}\n", flush=True)
-    rows = json_rows(answered, "answer") + json_rows(ranked, "ranking")
-    if args.out:
-        append_rows(args.out, [{**row, **facts} for row in rows])
-    if args.details:
-        append_rows(args.details, details)
+
+
+def measure(
+    lang: str, ways: Mapping[str, answers.Way], models: Models, args: argparse.Namespace
+) -> tuple[Answered, Ranked]:
+    """Both tables' part of one language; its knowledge base is searched once for all ways."""
+    sample = read_sample(args.qa, lang, args.questions, seed=args.seed, held_out=args.held_out)
+    questions = [*sample.answerable, *sample.unanswerable]
+    items, rankings = list[Item](), list[dict[str, Ranking]]()
+    with TemporaryDirectory() as temporary:
+        name = f"{lang}-{'held-out' if args.held_out else 'dev'}"
+        library = Library(args.work or Path(temporary), name, sample.passages, models)
+        if "reranker" in args.only:
+            rankings = [library.rankings(each.text) for each in _shown(sample.answerable, f"{lang}, rankings")]
+        if ways:
+            num_answerable = len(sample.answerable)
+            made = (
+                make_item(question, library, answerable=i < num_answerable, seed=args.seed)
+                for i, question in enumerate(_shown(questions, f"{lang}, passages"))
+            )
+            items = [item for item in made if item is not None]
+        library.close()
+    answered: Answered = {}
+    for name, way in ways.items():
+        said = [way(item) for item in _shown(items, f"{lang}, {name}")]
+        answered[lang, name] = answers.worth(items, said)
+        if args.details:
+            append_rows(args.details, [detail(name, item, each) for item, each in zip(items, said, strict=True)])
+    gold = [question.passage for question in sample.answerable]
+    names = rankings[0] if rankings else {}
+    return answered, {(lang, name): rank_worth([each[name] for each in rankings], gold) for name in names}
+
+
+def _shown(some: Sequence[T], what: str) -> tqdm[T]:
+    return tqdm(some, desc=what, unit="question")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -89,10 +114,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="append the numbers to this file, with machine, versions and command")
     parser.add_argument("--details", type=Path, help="append every question with every answer to this file")
     parser.add_argument("--work", type=Path, help="keep the knowledge bases in this folder for the next time")
-    parser.add_argument("--only", type=_parts, default=PARTS, help="some of reader,reranker,baselines")
+    parser.add_argument("--only", type=_some_of(*PARTS), default=PARTS, help="some of reader,reranker,baselines")
     parser.add_argument(
         "--thresholds", type=_numbers, default=(), help="of the extractive mode, such as 0.2,0.4: a row each"
     )
+    parser.add_argument("--languages", type=_some_of(*LANGUAGES), default=LANGUAGES, help="some of en,zh")
     parser.add_argument("--held-out", action="store_true", help="titles of the train files that training leaves out")
     parser.add_argument("--reader", default="starter/reader", help="another reader's folder")
     parser.add_argument("--reranker", default="starter/reranker", help="another reranker's folder")
@@ -100,11 +126,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _parts(text: str) -> tuple[str, ...]:
-    parts = tuple(text.split(","))
-    if not set(parts) <= set(PARTS):
-        raise argparse.ArgumentTypeError(f"some of {','.join(PARTS)}, got {text}")
-    return parts
+def _some_of(*known: str) -> Callable[[str], tuple[str, ...]]:
+    """Names between commas, each of them known."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        chosen = tuple(text.split(","))
+        if not set(chosen) <= set(known):
+            raise argparse.ArgumentTypeError(f"some of {','.join(known)}, got {text}")
+        return chosen
+
+    return parse
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -140,25 +171,6 @@ def extractive_configs(thresholds: Sequence[float], *, spans: bool) -> dict[str,
         for each in thresholds:
             configs[f"extractive, spans from {each}"] = replace(plain, answer="span", min_relevance=each)
     return configs
-
-
-def search_all(library: Library, sample: Sample, seed: int) -> tuple[list[Item], list[Found]]:
-    """An item for each question, and what was found for the answerable ones."""
-    items: list[Item] = []
-    found: list[Found] = []
-    questions = [*sample.answerable, *sample.unanswerable]
-    for i, question in enumerate(tqdm(questions, desc=f"{sample.lang}, search", unit="question")):
-        each = library.search(question.text)
-        answerable = i < len(sample.answerable)
-        items.append(make_item(question, library, each, answerable=answerable, seed=seed))
-        found += [each] if answerable else []
-    return items, found
-
-
-def judge_rankings(sample: Sample, found: Sequence[Found]) -> dict[tuple[str, str], RankWorth]:
-    gold = [question.passage for question in sample.answerable]
-    names = found[0].rankings if found else {}
-    return {(sample.lang, name): rank_worth([each.rankings[name] for each in found], gold) for name in names}
 
 
 def detail(way: str, item: Item, said: answers.Said) -> dict[str, Any]:

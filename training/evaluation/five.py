@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from carrel_rag.retriever import Retrieval
 from carrel_rag.schema import RetrievedChunk
 
-from training.evaluation.library import Found, Library
+from training.evaluation.library import Library
 from training.evaluation.metrics import holds
 from training.evaluation.questions import Question
 
@@ -28,25 +28,31 @@ class Item:
     first: int  # the number of the passage that search ranks first
 
 
-def make_item(question: Question, library: Library, found: Found, *, answerable: bool, seed: int) -> Item:
-    """``answerable`` false: no passage answers, though one may be the passage that the question was written for."""
+def make_item(question: Question, library: Library, *, answerable: bool, seed: int) -> Item | None:
+    """``answerable`` false: no passage answers, though one may be the passage that the question was written for.
+
+    None if nothing is found that does not answer: "1" stands in every passage.
+    """
+    found = library.search(question.text)
     own = _own_chunk(question, library) if answerable or not question.answers else None
     wrong = [
         chunk
-        for chunk in found.candidates
+        for chunk in found.chunks
         if chunk.source != question.passage
         and not holds(chunk.text, question.answers, question.lang)
         and (own is not None or chunk.title != question.title)
     ]
     chosen = [own, *wrong][:NUM_PASSAGES] if own is not None else wrong[:NUM_PASSAGES]
+    if not chosen:
+        return None
     random.Random(f"{seed}/{question.id}").shuffle(chosen)
     ids = [chunk.id for chunk in chosen]
-    best = next((chunk.id for chunk in found.candidates if chunk.id in ids), ids[0] if ids else 0)
+    best = next((chunk.id for chunk in found.chunks if chunk.id in ids), ids[0])
     return Item(
         question,
-        replace(found.judged, chunks=tuple(chosen), num_dropped=0),
+        replace(found, chunks=tuple(library.judged(question.text, chosen))),
         ids.index(own.id) + 1 if own is not None and answerable else None,
-        ids.index(best) + 1 if ids else 0,
+        ids.index(best) + 1,
     )
 
 

@@ -36,15 +36,6 @@ class Ranking:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Found:
-    """What was found for a question: ``candidates`` in the order of the fused searches, with the judge's scores."""
-
-    rankings: dict[str, Ranking]
-    candidates: tuple[RetrievedChunk, ...]
-    judged: Retrieval
-
-
 class _AsFound:
     """A reranker that likes all alike: what the retriever gives then is in the order of the fused searches."""
 
@@ -74,22 +65,31 @@ class Library:
         failed = ingester.add(documents, progress=True).failed
         assert not failed, f"a passage cannot be indexed: {failed[0].error}"
 
-    def search(self, question: str) -> Found:
-        """Every ranking of the same question."""
+    def search(self, question: str) -> Retrieval:
+        """What both searches find, fused, best first; not judged."""
+        return self._plain.retrieve(question)
+
+    def judged(self, question: str, chunks: Sequence[RetrievedChunk]) -> list[RetrievedChunk]:
+        """The same chunks with the scores that the pipeline gives them for the question."""
+        scored: dict[int, RetrievedChunk] = {}
+        for passage in dict.fromkeys(chunk.source for chunk in chunks):
+            scored |= {chunk.id: chunk for chunk in self.chunks_of(question, passage)}
+        return [scored[chunk.id] for chunk in chunks]
+
+    def chunks_of(self, question: str, passage: str) -> tuple[RetrievedChunk, ...]:
+        """The chunks of one passage, judged for the question, best first."""
+        return self._judging.retrieve(question, where={"source": passage}, top_k=NUM_SEARCH).chunks
+
+    def rankings(self, question: str) -> dict[str, Ranking]:
+        """By each way to rank."""
         dense, lexical = self._search_dense(question), self._search_lexical(question)
         plain, judged = self._plain.retrieve(question), self._judging.retrieve(question)
-        scored = {chunk.id: chunk for chunk in judged.chunks}
-        rankings = {
+        return {
             "MiniLM": dense,
             "BM25": lexical,
             "both, fused": Ranking(_passages(plain.chunks), plain.retrieve_seconds),
             self.judge: Ranking(_passages(judged.chunks), judged.retrieve_seconds + judged.rerank_seconds),
         }
-        return Found(rankings, tuple(scored[chunk.id] for chunk in plain.chunks), judged)
-
-    def chunks_of(self, question: str, passage: str) -> tuple[RetrievedChunk, ...]:
-        """The chunks of one passage, judged for the question, best first."""
-        return self._judging.retrieve(question, where={"source": passage}, top_k=NUM_SEARCH).chunks
 
     def _search_dense(self, question: str) -> Ranking:
         started = time.perf_counter()

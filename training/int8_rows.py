@@ -1,8 +1,8 @@
 """Writes weights in the storage format "int8 rows": a quarter of float32's size, read by ``carrel.models.weights``.
 
 Each 2-D tensor ``X`` becomes int8 [rows, columns] beside ``X.scale``, float32 [rows]; W = X * scale[:, None]. Tensors
-of one dimension stay, in float32. It knows the format; it knows no model. Scripts in folders beside this file reach it
-by ``sys.path.insert(0, str(Path(__file__).parents[1]))``.
+of one dimension stay, in float32. It knows the format; it knows no model. With the repository's root on ``sys.path`` it
+is ``training.int8_rows``.
 """
 
 from __future__ import annotations

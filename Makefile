@@ -57,7 +57,7 @@ lint: $(STAMP)  ## ruff check, ruff format --check, import-linter
 
 types: $(STAMP)  ## mypy: the packages and the programs strictly, the tests' bodies
 	@$(BIN)/mypy
-	@$(BIN)/mypy examples/demo.py training/int8_rows.py training/reader/train.py training/reranker benchmarks/*.py benchmarks/gpu_suite
+	@$(BIN)/mypy examples/demo.py training benchmarks/*.py benchmarks/gpu_suite
 	@$(BIN)/mypy --config-file tests/mypy.ini tests scripts benchmarks/kernels
 
 format: $(STAMP)  ## let ruff repair and format the code

@@ -25,24 +25,26 @@ from carrel_rag.words import CLOSING, OPENING, PAUSES, WORD
 
 QUOTE_TOKENS = 128  # of a reader that may only quote: the longest piece, written with short tokens
 _MAX_CHARACTERS, _MAX_CHARACTERS_CHINESE = 240, 80  # of a piece: about 48 tokens
-_MAX_BYTES = 60 << 10  # of a grammar: the engine takes 64 KiB
+# Of all pieces: the compiler walks them with every token of the model, and gives up at 13 KiB and 150,000 tokens.
+_MAX_BYTES = 8 << 10
 _ANSWER = re.compile(r"(?P<piece>.+) \[(?P<number>\d+)\]\s*", re.S)
 
 
 def quoting_grammar(question: str, chunks: Sequence[RetrievedChunk]) -> tuple[str, int]:
     """The grammar, as Lark, of an answer from ``chunks``, and how many of them it holds: the first ones that fit.
 
+    Of a chunk that does not fit as a whole its beginning can be quoted.
+
     >>> quoting_grammar("Why?", [])[0]
     'start: ANSWER\\nANSWER: "The documents do not answer this question."\\n'
     """
     rules: list[str] = []
     forms = [_quoted(abstention(question))]
-    size = num_chunks = 0
+    room, num_chunks = _MAX_BYTES, 0
     for number, chunk in enumerate(chunks, start=1):
-        texts = [_quoted(list(words)) for words in _paragraph_words(chunk)]
-        size += sum(len(text.encode()) + 50 for text in texts) + 200
-        if size > _MAX_BYTES:
+        if room < 0:
             break
+        texts, room = _texts(chunk, room)
         names = [f"PASSAGE_{number}_{i}" for i in range(len(texts))]
         rules += [f'{name}: %regex {{"substring_chunks": {text}}}' for name, text in zip(names, texts, strict=True)]
         piece = "CHINESE_PIECE" if is_chinese(chunk.text) else "PIECE"
@@ -66,6 +68,20 @@ def _characters(some: str) -> str:
 def _quoted(value: str | list[str]) -> str:
     """As JSON, which is how Lark writes texts, too."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("\x7f", "\\u007f")
+
+
+def _texts(chunk: RetrievedChunk, room: int) -> tuple[list[str], int]:
+    """The words of each paragraph as JSON, no more than ``room`` bytes of them, and the room that is left."""
+    texts: list[str] = []
+    for words in _paragraph_words(chunk):
+        kept: list[str] = []
+        for word in words:
+            room -= len(word.encode())
+            if room < 0:
+                break
+            kept.append(word)
+        texts += [_quoted(kept)] if kept else []
+    return texts, room
 
 
 def _paragraph_words(chunk: RetrievedChunk) -> Iterator[Iterator[str]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from carrel.hosted_model import HostedModel
 
 _BATCH = 256  # texts handed to the engine at once; it packs them to steps by tokens
-_STARTER_READER = "starter/reader"
+_STARTER_READER, _STARTER_RERANKER = "starter/reader", "starter/reranker"
 
 
 class Models(NamedTuple):
@@ -153,7 +153,11 @@ class EngineReranker:
 
     @property
     def kind(self) -> RerankerKind:
-        return "bi-encoder" if self._hosted.reranker_kind == "bi-encoder" else "cross-encoder"
+        if self._hosted.reranker_kind == "bi-encoder":
+            return "bi-encoder"
+        return (
+            "small-cross-encoder" if _STARTER_RERANKER in (*self._hosted.names, self._hosted.key) else "cross-encoder"
+        )
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:
         if not texts:

@@ -37,9 +37,8 @@ class ExtractiveConfig:
     """
 
     answer: Literal["span", "sentence"] = "span"
-    min_relevance: float = 0.3  # of the best window; below, there is no answer
+    min_relevance: float = 0.1  # of the best window; below, there is no answer (training/calibrate.py)
     span_weight: float = 0.2  # how much the span's score says beside the window's relevance, both as logits
-    coverage_weight: float = 1.0  # how much the question's words in the sentence around it say; only to choose
     window_words: int = 110  # what is read at once: so many words, or Chinese characters
     window_characters: int = 220
     max_windows: int = 16  # of all passages together

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
-RerankerKind = Literal["cross-encoder", "bi-encoder"]
+RerankerKind = Literal["cross-encoder", "small-cross-encoder", "bi-encoder"]
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": …}
 
 
@@ -58,7 +58,7 @@ class Reranker(Protocol):
 
     @property
     def kind(self) -> RerankerKind:
-        """A bi-encoder's cosine is a weaker judge; callers may mix it with other evidence."""
+        """A small cross-encoder and a bi-encoder's cosine are weaker judges; callers mix them with other evidence."""
         ...
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:

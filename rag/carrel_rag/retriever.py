@@ -150,10 +150,15 @@ class Retriever:
 
     def _scores(self, question: Question, found: Sequence[RetrievedChunk]) -> tuple[RerankerKind, list[float]]:
         if self._reranker is not None:
-            return self._reranker.kind, self._reranker.score(question.text, [chunk.text for chunk in found])
+            return self._reranker.kind, self._reranker.score(question.text, [in_context(chunk) for chunk in found])
         cosines = [chunk.rerank_score for chunk in found if chunk.rerank_score is not None]
         assert len(cosines) == len(found), "every chunk of a snapshot has its vector"
         return "bi-encoder", cosines
+
+
+def in_context(chunk: Chunk) -> str:
+    """What a reranker reads: the passage under its title and headings, for it rarely says again what they say."""
+    return f"{chunk.context}\n{chunk.text}" if chunk.context else chunk.text
 
 
 def fuse(rankings: Sequence[Sequence[tuple[int, float]]], weights: Sequence[float]) -> list[tuple[int, float]]:

@@ -74,6 +74,11 @@ class Chunk:
         return HEADING_SEPARATOR.join(self.section)
 
     @property
+    def context(self) -> str:
+        """Title and headings in one line, what stands over the passage; empty without."""
+        return HEADING_SEPARATOR.join(dict.fromkeys(part for part in (self.title, *self.section) if part))
+
+    @property
     def name(self) -> str:
         """The document's file name without its folders."""
         return self.source.replace("\\", "/").rsplit("/", 1)[-1]

@@ -7,59 +7,79 @@ the marks around them. There is none where no window is relevant enough.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from carrel_rag.citations import make_citation
 from carrel_rag.extractive import ExtractiveConfig
 from carrel_rag.protocols import FoundSpan, SpanFinder
 from carrel_rag.quotes import MARKED_UP, cell_around, paragraphs, quotable, quote_around
-from carrel_rag.relevance import Question
+from carrel_rag.relevance import Question, log_odds
 from carrel_rag.schema import Citation, RetrievedChunk
 from carrel_rag.sentences import Range
 from carrel_rag.windows import Window, WindowSize, cut_windows
 from carrel_rag.words import trimmed, whole_words
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What the reranker and the question's words say of one window, and where its answer and the quote stand."""
+
+    window: Window
+    relevance: float  # 0 to 1: that the window answers
+    coverage: float  # of the question's words, by the quote
+    span: float  # the reranker's score of the answer, of any size
+    answer: Range  # in the chunk's text
+    quote: Range
+
+    @property
+    def text(self) -> str:
+        """The answer; wrapped lines are one."""
+        text = self.window.chunk.text[slice(*self.answer)]
+        return text if self.window.chunk.media_type in MARKED_UP else " ".join(text.split())
+
+
 def extract_span(
     question: Question, chunks: Sequence[RetrievedChunk], finder: SpanFinder, config: ExtractiveConfig
 ) -> tuple[str, tuple[Citation, ...]]:
     """The text with its ``[n]``, and the citation; ``("", ())`` when nothing is relevant enough."""
+    found: dict[int, float] = {}
+    evidence = evidence_of(question, chunks, finder, config)
+    for i, each in enumerate(evidence):
+        found[i] = question.blend(finder.kind, each.relevance, each.coverage)
+    if not found or max(found.values()) < config.min_relevance:
+        return "", ()
+    # Both are added up as logits, so that none can be lost in the other. Of equal ones the first: the better passage.
+    best = max(found, key=lambda i: log_odds(found[i]) + config.span_weight * evidence[i].span)
+    chosen, window = evidence[best], evidence[best].window
+    citation = make_citation(window.number, window.chunk, *chosen.quote, score=found[best])
+    return f"{chosen.text} [{window.number}]", (citation,)
+
+
+def evidence_of(
+    question: Question, chunks: Sequence[RetrievedChunk], finder: SpanFinder, config: ExtractiveConfig
+) -> list[Evidence]:
+    """Of each window in which a word can be pointed at, in the order of the passages."""
     size = WindowSize(config.window_words, config.window_characters)
     windows = [window for number, chunk in enumerate(chunks, start=1) for window in cut_windows(number, chunk, size)]
     windows = windows[: config.max_windows]
-    spans = finder.find_spans(question.text, [window.text for window in windows]) if windows else []
-    if max((span.relevance for span in spans), default=0.0) < config.min_relevance:
-        return "", ()
-    best, highest = None, -math.inf
+    spans = finder.find_spans(question.text, [window.lead + window.text for window in windows]) if windows else []
+    found = []
     for window, span in zip(windows, spans, strict=True):
         answer, quote = _place(window, span)
         if answer[0] < answer[1]:
-            rank = _rank(question, window.chunk, quote, span, config)
-            if rank > highest:  # of equal ones the first: the better passage
-                best, highest = (window, span, answer, quote), rank
-    if best is None:
-        return "", ()
-    window, span, (start, end), quote = best
-    text = window.chunk.text[start:end]
-    shown = text if window.chunk.media_type in MARKED_UP else " ".join(text.split())  # wrapped lines become one
-    citation = make_citation(window.number, window.chunk, *quote, score=span.relevance)
-    return f"{shown} [{window.number}]", (citation,)
-
-
-def _rank(question: Question, chunk: RetrievedChunk, quote: Range, span: FoundSpan, config: ExtractiveConfig) -> float:
-    """The evidence added up as logits, so that none can be lost in the other."""
-    relevance = min(max(span.relevance, 1e-9), 1 - 1e-9)
-    heading = f"{chunk.title} {chunk.heading}"
-    coverage = question.coverage(chunk.text[quote[0] : quote[1]], heading, weights=(1.0, 0.6))
-    odds = math.log(relevance / (1 - relevance))
-    return odds + config.span_weight * span.score + config.coverage_weight * coverage
+            chunk = window.chunk
+            heading = f"{chunk.title} {chunk.heading}"
+            coverage = question.coverage(chunk.text[slice(*quote)], heading, weights=(1.0, 0.6))
+            found.append(Evidence(window, span.relevance, coverage, span.score, answer, quote))
+    return found
 
 
 def _place(window: Window, span: FoundSpan) -> tuple[Range, Range]:
     """Where span and quote lie in the chunk; the first is empty if no word is in it."""
     chunk, ranges = window.chunk, quotable(window.chunk)
-    start, end = window.start + span.start, window.start + span.end
+    begin = window.start - len(window.lead)
+    start, end = max(window.start, begin + span.start), begin + span.end
     if start >= end:
         return (start, start), (start, start)
     start, end = _within_paragraph(chunk, ranges, *whole_words(chunk.text, start, end))

@@ -40,6 +40,11 @@ class Window:
     def text(self) -> str:
         return self.chunk.text[self.start : self.end]
 
+    @property
+    def lead(self) -> str:
+        """What is read before it: the title and headings of the passage."""
+        return f"{self.chunk.context}\n" if self.chunk.context else ""
+
 
 @dataclass(frozen=True)
 class WindowSize:

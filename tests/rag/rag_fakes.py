@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 from carrel_rag.lexical import index_terms, query_terms
-from carrel_rag.protocols import ChatDelta, FloatArray, FoundSpan, Message
+from carrel_rag.protocols import ChatDelta, FloatArray, FoundSpan, Message, RerankerKind
 
 DIM = 64
 
@@ -119,8 +119,8 @@ class ScriptedChat(WordCounter):
 class WordFinder(FakeReranker):
     """A reranker that finds the first place of any of the words it was told; relevant is the text that holds one."""
 
-    def __init__(self, *words: str, relevance: float = 0.8, pad: int = 0) -> None:
-        super().__init__("cross-encoder")
+    def __init__(self, *words: str, relevance: float = 0.8, pad: int = 0, kind: RerankerKind = "cross-encoder") -> None:
+        super().__init__(kind)
         self._words = words
         self._relevance = relevance
         self._pad = pad  # characters by which each span is too short on both sides

@@ -38,9 +38,11 @@ def ask(folder: Path, finder: Reranker, *documents: Document, config: Extractive
         return answer
 
 
-def chunk(text: str, *, number: int = 1, start: int = 0, media_type: str = "text/markdown") -> RetrievedChunk:
+def chunk(
+    text: str, *, number: int = 1, start: int = 0, media_type: str = "text/markdown", title: str = ""
+) -> RetrievedChunk:
     return RetrievedChunk(
-        id=number, document_id="d", source="d", title="D", media_type=media_type, ordinal=0, start=start,
+        id=number, document_id="d", source="d", title=title, media_type=media_type, ordinal=0, start=start,
         end=start + len(text), text=text, page=None, section=(), score=0.5,
     )  # fmt: skip
 
@@ -145,12 +147,23 @@ def test_rows_are_read_one_by_one() -> None:
     assert finder.read == ["All prices in pounds.", *rows]
 
 
-def test_the_questions_words_help_to_choose() -> None:
-    question = Question("Night, student?", {"student": 1.0, "night": 1.0})
-    chunks = [chunk("Adult; Night: 28"), chunk("Student; Night: 18", number=2)]
+def test_beside_a_small_judge_the_questions_words_help_to_choose() -> None:
+    question = Question("学生晚上多少钱？", {"学生": 1.0, "晚上": 1.0})
+    chunks = [chunk("成人；晚上：28"), chunk("学生；晚上：18", number=2)]
     finder = WordFinder("28", "18")  # the first is a little more relevant, and has the better span
     assert extract_span(question, chunks, finder, ExtractiveConfig())[0] == "28 [1]"
-    assert extract_span(question, chunks, finder, ExtractiveConfig(coverage_weight=3.0))[0] == "18 [2]"
+    finder = WordFinder("28", "18", kind="small-cross-encoder")
+    assert extract_span(question, chunks, finder, ExtractiveConfig())[0] == "18 [2]"
+
+
+def test_the_title_is_read_and_answers_nothing() -> None:
+    chunks = [chunk("It opens at nine.", title="Opening at nine")]
+    finder = WordFinder("at nine")
+    assert extract_span(ASKED, chunks, finder, ExtractiveConfig()) == ("", ())
+    assert finder.read == ["Opening at nine\nIt opens at nine."]
+    finder = WordFinder("opens at nine")
+    answer, (citation,) = extract_span(ASKED, chunks, finder, ExtractiveConfig())
+    assert (answer, citation.quote) == ("opens at nine [1]", "It opens at nine.")
 
 
 def test_wrapped_lines_become_one() -> None:

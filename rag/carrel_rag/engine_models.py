@@ -34,8 +34,8 @@ _STARTER_READER, _STARTER_RERANKER = "starter/reader", "starter/reranker"
 class Models(NamedTuple):
     """What a pipeline works with. Without a reranker the embedder judges; without a chat model answers are quotes.
 
-    ``reranker`` is also None where the engine's is the embedding model itself behind another name, as the starters' is:
-    the vectors that are stored already give its scores.
+    ``reranker`` is also None where the engine's is the embedding model itself behind another name: the vectors that are
+    stored already give its scores.
     """
 
     embedder: Embedder

@@ -71,24 +71,27 @@ def test_the_embedder_gives_the_vectors_of_the_released_model(starters):
 
 def test_the_reranker_is_named_what_it_is(starters):
     model = starters.host.get("starter/reranker", "rerank")
-    assert model.reranker_kind == ("cross-encoder" if starter.has_reranker() else "bi-encoder")
+    assert (model.reranker_kind, model.has_spans) == ("cross-encoder", True)
     documents = ["Berlin is in Germany.", "The capital of France is Paris.", "Fish swim."]
     ranking = starters.rerank("What is the capital of France?", documents)
     assert ranking.model == "starter/reranker"
     assert ranking.results[0].index == 1
 
 
-def test_embedder_and_reranker_share_their_weights_where_they_are_one(starters):
-    models = starters.host.models
-    shared = models["starter/embedding"].runner_key == models["starter/reranker"].runner_key
-    assert shared is not starter.has_reranker()
+@pytest.mark.parametrize("option", ["embedding_model", "reranker_model"])
+def test_the_embedder_ranks_by_the_cosine(option):
+    with LLM(**{option: "starter/embedding"}) as llm:
+        model = llm.host.get(None, "rerank")
+        assert (model.reranker_kind, model.has_spans) == ("bi-encoder", False)
+        ranking = llm.rerank("What is the capital of France?", ["Fish swim.", "The capital of France is Paris."])
+        assert ranking.results[0].index == 1
 
 
-def test_the_reranker_is_its_own_model_as_soon_as_its_folder_is_there(tiny_models, tmp_path, monkeypatch):
+def test_a_starter_is_the_folder_of_its_name(tiny_models, tmp_path, monkeypatch):
     monkeypatch.setattr(starter, "HOME", tmp_path)
-    assert hub.resolve("starter/reranker") == hub.resolve("starter/embedding")
-    with pytest.raises(ModelNotFoundError, match="starter/reader is missing"):
-        hub.resolve("starter/reader")
+    for name in ("starter/reader", "starter/reranker"):
+        with pytest.raises(ModelNotFoundError, match=f"{name} is missing from this installation"):
+            hub.resolve(name)
     stored, _ = copy_in_int8_rows(tiny_models("bert-spans"), tmp_path)
     stored.rename(tmp_path / "reranker")
     assert hub.resolve("starter/reranker") == tmp_path / "reranker"
@@ -98,7 +101,6 @@ def test_the_reranker_is_its_own_model_as_soon_as_its_folder_is_there(tiny_model
         assert len(llm.rerank("书", ["一", "二"]).results) == len(llm.extract("书", ["一", "二"]).results) == 2
 
 
-@pytest.mark.skipif(not starter.has_reranker(), reason="its weights are not here")
 def test_the_reranker_finds_the_answers_place_in_both_languages(starters):
     questions = {
         "What is the capital of France?": ("Paris", "The capital of France is Paris.", "Fish swim in the river."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import carrel_rag
 import pytest
 
 
@@ -32,6 +33,18 @@ def test_scheduling_loads_no_torch(module: str) -> None:
 
 def test_the_rag_package_loads_no_server_and_no_framework() -> None:
     assert loaded_after("import carrel_rag") & {"fastapi", "langchain_core", "llama_index", "torch"} == set()
+
+
+def test_the_rag_package_loads_neither_its_index_nor_its_readers_of_documents() -> None:
+    statement = "import carrel_rag.prompts\nfrom carrel_rag import Document, Answer, KnowledgeBaseError"
+    assert loaded_after(statement) & {"faiss", "docx", "pypdfium2", "torch", "llguidance"} == set()
+
+
+def test_every_public_name_of_the_rag_package_is_there() -> None:
+    loaded_after("import carrel_rag\nassert all(getattr(carrel_rag, name) for name in carrel_rag.__all__)")
+    assert "RAGPipeline" in dir(carrel_rag)
+    with pytest.raises(AttributeError, match="no attribute 'Pipeline'"):
+        getattr(carrel_rag, "Pipe" + "line")
 
 
 def test_the_command_line_starts_without_torch() -> None:

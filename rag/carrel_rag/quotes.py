@@ -77,6 +77,11 @@ def is_row(text: str) -> bool:
     return _ROW.fullmatch(text) is not None
 
 
+def is_question(text: str) -> bool:
+    """Whether a text of :func:`quotable` asks, and so does not answer."""
+    return text.endswith(("?", "？"))
+
+
 def cell_around(text: str, start: int, end: int) -> Range:
     """What of ``start:end`` lies in the value of the cell where it begins, if ``text`` is a row.
 

@@ -7,13 +7,14 @@ the marks around them. There is none where no window is relevant enough.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from carrel_rag.citations import make_citation
 from carrel_rag.extractive import ExtractiveConfig
 from carrel_rag.protocols import FoundSpan, SpanFinder
-from carrel_rag.quotes import MARKED_UP, cell_around, paragraphs, quotable, quote_around
+from carrel_rag.quotes import MARKED_UP, cell_around, is_question, paragraphs, quotable, quote_around
 from carrel_rag.relevance import Question, log_odds
 from carrel_rag.schema import Citation, RetrievedChunk
 from carrel_rag.sentences import Range
@@ -63,16 +64,30 @@ def evidence_of(
     size = WindowSize(config.window_words, config.window_characters)
     windows = [window for number, chunk in enumerate(chunks, start=1) for window in cut_windows(number, chunk, size)]
     windows = windows[: config.max_windows]
-    spans = finder.find_spans(question.text, [window.lead + window.text for window in windows]) if windows else []
     found = []
-    for window, span in zip(windows, spans, strict=True):
+    for window, span in zip(windows, _find(question.text, windows, finder, config.min_relevance), strict=True):
         answer, quote = _place(window, span)
         if answer[0] < answer[1]:
             chunk = window.chunk
             heading = f"{chunk.title} {chunk.heading}"
-            coverage = question.coverage(chunk.text[slice(*quote)], heading, weights=(1.0, 0.6))
+            asked = is_question(chunk.text[window.start : quote[0]].rstrip())  # what is answered counts, too
+            told = chunk.text[window.start if asked else quote[0] : quote[1]]
+            coverage = question.coverage(told, heading, weights=(1.0, 0.6))
             found.append(Evidence(window, span.relevance, coverage, span.score, answer, quote))
     return found
+
+
+def _find(question: str, windows: Sequence[Window], finder: SpanFinder, min_relevance: float) -> Iterator[FoundSpan]:
+    """The span of each window, counted from its lead. One that lies in the lead is no answer; a relevant window is then
+    read again alone."""
+    spans = finder.find_spans(question, [window.lead + window.text for window in windows]) if windows else []
+    for window, span in zip(windows, spans, strict=True):
+        lead = len(window.lead)
+        if span.end > lead or span.relevance < min_relevance:
+            yield span
+        else:
+            (alone,) = finder.find_spans(question, [window.text])
+            yield FoundSpan(lead + alone.start, lead + alone.end, alone.score, span.relevance)
 
 
 def _place(window: Window, span: FoundSpan) -> tuple[Range, Range]:
@@ -83,6 +98,7 @@ def _place(window: Window, span: FoundSpan) -> tuple[Range, Range]:
     if start >= end:
         return (start, start), (start, start)
     start, end = _within_paragraph(chunk, ranges, *whole_words(chunk.text, start, end))
+    start, end = _past_questions(chunk.text, ranges, start, end)
     quote = quote_around(ranges, start, end)
     first, last = cell_around(chunk.text[quote[0] : quote[1]], start - quote[0], end - quote[0])
     return trimmed(chunk.text, quote[0] + first, quote[0] + last), quote
@@ -93,3 +109,14 @@ def _within_paragraph(chunk: RetrievedChunk, ranges: Sequence[Range], start: int
     lines = [(group[0][0], group[-1][1]) for group in paragraphs(chunk, ranges)]
     first, last = max(lines, key=lambda line: min(end, line[1]) - max(start, line[0]))
     return max(start, first), min(end, last)
+
+
+def _past_questions(text: str, ranges: Sequence[Range], start: int, end: int) -> Range:
+    """Without a question at its beginning, for that is no answer; of nothing else, the sentence that follows it."""
+    for (first, last), (after, following) in pairwise(ranges):
+        if first <= start < last and is_question(text[first:last]):
+            if end <= after and not is_question(text[after:following]):
+                return after, following
+            start = min(after, end)
+    asks = any(first <= start < last and is_question(text[first:last]) for first, last in ranges[-1:])
+    return (end, end) if asks else (start, end)

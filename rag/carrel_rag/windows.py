@@ -8,7 +8,7 @@
                                                     [-]   [-]
 
 The starter reranker learned from windows of whole sentences. Rows stand alone, for they are alike: read together, the
-one that fits is hard to tell from its neighbours.
+one that fits is hard to tell from its neighbours. So does a question with its answer, as in a list of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from carrel_rag.quotes import is_row, quotable
+from carrel_rag.quotes import is_question, is_row, quotable
 from carrel_rag.schema import RetrievedChunk
 from carrel_rag.sentences import Range
 from carrel_rag.text import is_cjk
@@ -65,10 +65,21 @@ def cut_windows(number: int, chunk: RetrievedChunk, size: WindowSize) -> Iterato
     text = chunk.text
     parts = [part for place in quotable(chunk) for part in _parts(text, place, size)]
     for alone, run in groupby(parts, key=lambda part: is_row(text[part[0] : part[1]])):
-        ranges = list(run)
-        for start, end in ranges if alone else _packed(ranges, [size.share(text[a:b]) for a, b in ranges]):
-            if any(map(str.isalnum, text[start:end])):
-                yield Window(number, chunk, start, end)
+        for ranges in [list(run)] if alone else _by_questions(text, list(run)):
+            for start, end in ranges if alone else _packed(ranges, [size.share(text[a:b]) for a, b in ranges]):
+                if any(map(str.isalnum, text[start:end])):
+                    yield Window(number, chunk, start, end)
+
+
+def _by_questions(text: str, ranges: Sequence[Range]) -> Iterator[list[Range]]:
+    """The sentences, parted where a line begins with a question."""
+    run: list[Range] = []
+    for start, end in ranges:
+        if run and is_question(text[start:end]) and "\n" in text[run[-1][1] : start]:
+            yield run
+            run = []
+        run.append((start, end))
+    yield run
 
 
 def _packed(ranges: Sequence[Range], shares: Sequence[float]) -> Iterator[Range]:

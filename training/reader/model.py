@@ -34,7 +34,7 @@ class Size:
     kv_heads: int = 3
 
 
-SIZES = {"cpu": Size(4, 768, 12_288), "gpu": Size(7, 1024, 14_336)}
+SIZES = {"cpu": Size(4, 768, 12_288), "gpu": Size(6, 1024, 12_288)}
 
 
 def make_model(size: Size, words: Tensor, context: int, pad: int, end: int) -> Model:

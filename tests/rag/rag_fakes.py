@@ -6,7 +6,6 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 from carrel_rag.lexical import index_terms, query_terms
@@ -72,8 +71,8 @@ class FakeReranker:
 
     name = "fake-reranker"
 
-    def __init__(self, kind: Literal["cross-encoder", "bi-encoder"] = "bi-encoder") -> None:
-        self.kind: Literal["cross-encoder", "bi-encoder"] = kind
+    def __init__(self, kind: RerankerKind = "bi-encoder") -> None:
+        self.kind: RerankerKind = kind
         self.num_pairs = 0
 
     def score(self, query: str, texts: Sequence[str]) -> list[float]:

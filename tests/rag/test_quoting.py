@@ -17,7 +17,7 @@ from carrel_rag.prompts import ABSTENTION_CHINESE, ABSTENTION_ENGLISH
 from carrel_rag.relevance import make_question
 from carrel_rag.schema import RetrievedChunk
 from carrel_rag.words import trimmed, whole_words
-from rag_fakes import FakeEmbedder, ScriptedChat
+from rag_fakes import FakeEmbedder, ScriptedChat, WordFinder
 
 HARBOUR = (
     "The old harbour town has 4,812 lanterns [12]. Of these,\n1,207 (a quarter) burned colza oil.\n\n"
@@ -182,6 +182,29 @@ def test_who_is_held_to_quotes(tmp_path: Path, constrain: bool | None, is_starte
         assert (chat.grammars[-1] is not None) == held
         assert answer.text == "4,812 lanterns [1]"
         assert [c.number for c in answer.citations] == [1]
+
+
+def test_of_trusted_passages_only(llm: LLM) -> None:
+    form = Form(llm, quoting_grammar("How many?", CHUNKS, {1})[0])
+    assert form.accepts("4,812 lanterns [1]")
+    assert form.accepts(" 4,812 lanterns [1]")  # a reader's first token may begin with a blank
+    assert not form.accepts("银卡 [2]")
+    assert not form.accepts(ABSTENTION_ENGLISH)
+
+
+@pytest.mark.parametrize(("relevance", "abstains"), [(0.8, False), (0.01, True)])
+def test_the_starter_reranker_says_whether_and_the_starter_reader_what(
+    tmp_path: Path, relevance: float, abstains: bool
+) -> None:
+    chat = ScriptedChat(" 4,812 lanterns [1]")
+    chat.is_starter = True
+    judge = WordFinder("4,812", relevance=relevance, kind="small-cross-encoder")
+    with RAGPipeline.open(tmp_path, embedder=FakeEmbedder(), reranker=judge, chat=chat) as rag:
+        rag.add(Document(text=HARBOUR, source="harbour"), use_tqdm=False)
+        answer = rag.ask("How many lanterns has the harbour?", mode="generative")
+    assert answer.abstained == abstains
+    assert answer.text == (ABSTENTION_ENGLISH if abstains else "4,812 lanterns [1]")
+    assert len(chat.asked) == (not abstains)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 2.0])

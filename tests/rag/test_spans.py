@@ -10,10 +10,10 @@ from carrel import LLM
 from carrel_rag import Document, ExtractiveConfig, RAGPipeline
 from carrel_rag.engine_models import bind_engine
 from carrel_rag.protocols import FoundSpan, Reranker, SpanFinder
-from carrel_rag.relevance import Question
+from carrel_rag.relevance import Question, make_question
 from carrel_rag.schema import Answer, RetrievedChunk
 from carrel_rag.score_cache import CachedSpanFinder, cached
-from carrel_rag.spans import extract_span
+from carrel_rag.spans import evidence_of, extract_span
 from rag_fakes import FakeEmbedder, FakeReranker, WordFinder
 
 HARBOUR = Document(
@@ -140,6 +140,22 @@ def test_an_answer_stays_in_its_cell_and_its_line() -> None:
     )
 
 
+def test_a_question_is_no_answer() -> None:
+    pair, other = "Is there a lift? Yes, in the Great Dome.", "Who has the keys? Ask the guard."
+    for asked in ("a lift", "Is there a lift?", "there a lift? Yes, in the Great Dome"):
+        assert extract(pair, asked) == ("Yes, in the Great Dome [1]", "Yes, in the Great Dome.")
+    assert extract("门票多少钱？四十元。", "门票") == ("四十元 [1]", "四十元。")
+    assert extract("It is open. Is there a lift?", "a lift") == ("", "")
+    assert extract("Is there a lift? Who asks?", "a lift") == ("", "")
+    finder = WordFinder("guard")
+    answer, (citation,) = extract_span(ASKED, [chunk(f"Seen twice.\n\n{pair}\n\n{other}")], finder, ExtractiveConfig())
+    assert (answer, citation.quote) == ("guard [1]", "Ask the guard.")
+    assert finder.read == ["Seen twice.", pair, other]  # each beside its answer alone
+    keys = make_question("Who has the keys?", {}, 1)
+    (evidence,) = evidence_of(keys, [chunk(other)], WordFinder("guard"), ExtractiveConfig())
+    assert evidence.coverage == 1.0, "the words of the question before it are its words"
+
+
 def test_rows_are_read_one_by_one() -> None:
     rows = [f"Ticket: {kind}; Day: {price}; Night: {price * 2}" for kind, price in (("Adult", 14), ("Student", 9))]
     finder = WordFinder("18")
@@ -159,8 +175,11 @@ def test_beside_a_small_judge_the_questions_words_help_to_choose() -> None:
 def test_the_title_is_read_and_answers_nothing() -> None:
     chunks = [chunk("It opens at nine.", title="Opening at nine")]
     finder = WordFinder("at nine")
+    assert extract_span(ASKED, chunks, finder, ExtractiveConfig())[0] == "at nine [1]"
+    assert finder.read == ["Opening at nine\nIt opens at nine.", "It opens at nine."]
+    finder = WordFinder("at nine", relevance=0.05)
     assert extract_span(ASKED, chunks, finder, ExtractiveConfig()) == ("", ())
-    assert finder.read == ["Opening at nine\nIt opens at nine."]
+    assert len(finder.read) == 1, "what is not relevant is not read again"
     finder = WordFinder("opens at nine")
     answer, (citation,) = extract_span(ASKED, chunks, finder, ExtractiveConfig())
     assert (answer, citation.quote) == ("opens at nine [1]", "It opens at nine.")

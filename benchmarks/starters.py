@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from carrel import LLM, PoolingParams, SamplingParams
+from carrel.models.weights import Checkpoint
 from rows import append_rows, machine
 
 Round = Callable[[], int]  # runs once, returns the tokens or texts that it made
@@ -32,18 +33,28 @@ def make_text(rng: random.Random, num_words: int) -> str:
     return " ".join(rng.choice(words) for _ in range(num_words))
 
 
+def as_transformers(folder: Path) -> Any:
+    """The reader as transformers' model; its int8 rows, which transformers cannot read, become float32."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    checkpoint = Checkpoint(folder)
+    weights = {name: checkpoint.load(name).float() for name in checkpoint.names}
+    model: Any = Qwen2ForCausalLM(Qwen2Config.from_pretrained(folder))
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert set(missing) <= {"lm_head.weight"} and not unexpected, "only a tied head may be left out"
+    model.tie_weights()
+    return model.eval()
+
+
 def chat_rounds(llm: LLM, num_requests: int, prompt_tokens: int, output_tokens: int) -> dict[str, Round]:
     """Greedy generation of exactly ``output_tokens`` tokens for each of ``num_requests`` prompts."""
-    from transformers import Qwen2ForCausalLM
-
     hosted = llm.host.get(None, "chat")
     rng = random.Random(0)
     text = make_text(rng, 2 * prompt_tokens * num_requests)
     ids = hosted.tokenizer.encode(text)
     prompts = [ids[i * prompt_tokens : (i + 1) * prompt_tokens] for i in range(num_requests)]
     params = SamplingParams(temperature=0.0, max_tokens=output_tokens, ignore_eos=True)
-    model: Any = Qwen2ForCausalLM.from_pretrained(hosted.folder)
-    model.eval()
+    model = as_transformers(hosted.folder)
     batch = torch.tensor(prompts)  # [num_requests, prompt_tokens]; equal lengths, so no padding
     options = {"max_new_tokens": output_tokens, "min_new_tokens": output_tokens, "do_sample": False}
 

@@ -34,8 +34,8 @@ QUESTIONS = (
     "线上换货由谁批准？",
 )
 READER_NOTE = (
-    "starter/reader is a model of 2.6 MB. It knows a few sentences by heart and otherwise talks nonsense; it is here "
-    "so that streaming, caching and the server run with no download."
+    "starter/reader is a very small model that learned to quote from passages. Without any it knows a few sentences by "
+    "heart and otherwise talks nonsense; here it shows streaming, as the server does below, with no download."
 )
 NO_KEY = "none"  # these clients insist on a key; a server without --api-key asks for none
 
@@ -115,7 +115,7 @@ def print_answer(answer: Answer) -> None:
 
 
 def ask_questions(knowledge_base: RAGPipeline) -> None:
-    heading(2, "Ask: the best sentences of the cited passages, chosen by the reranker")
+    heading(2, "Ask: a few words of the cited passages, found by the reranker")
     for question in QUESTIONS:
         print_answer(knowledge_base.ask(question, mode="extractive"))
 

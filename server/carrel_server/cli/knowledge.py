@@ -51,7 +51,7 @@ def index(paths: tuple[str, ...], knowledge_base: str, **models: Any) -> None:
 @click.command(short_help="Answer a question from a knowledge base.")
 @click.argument("question")
 @knowledge_options
-@click.option("--model", help="A chat model that writes the answer; default: the best sentences are quoted.")
+@click.option("--model", help="A chat model that writes the answer; default: a few words of a passage are quoted.")
 @click.option(
     "--constrain/--no-constrain",
     default=None,

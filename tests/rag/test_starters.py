@@ -94,12 +94,15 @@ def test_no_answer_where_there_is_none(rag: RAGPipeline, question: str) -> None:
 
 
 def test_the_starter_reader_as_machinery(rag: RAGPipeline) -> None:
-    events = list(rag.stream("How many lanterns?", mode="generative", max_tokens=8))
+    """Held to quotes: a piece of a passage with its number, or that there is none."""
+    question = "How long does the battery last without sun?"
+    events = list(rag.stream(question, mode="generative", max_tokens=64))
     answer = events[-1]
     assert isinstance(events[0], RetrievedEvent)
     assert isinstance(answer, AnswerEvent)
     assert "".join(e.text for e in events if isinstance(e, DeltaEvent)) == answer.answer.text
-    assert answer.answer.usage.completion_tokens <= 8
+    assert answer.answer.abstained or answer.answer.citations
+    assert answer.answer.usage.completion_tokens <= 64
     assert answer.answer.usage.prompt_tokens > 100
     assert answer.answer.timings.first_token is not None
 

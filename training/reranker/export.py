@@ -38,7 +38,7 @@ def load_state(work: Path) -> tuple[SpanReranker, Tokenizer]:
     model.load_state_dict({name.removeprefix("model."): v for name, v in state.items() if name.startswith("model.")})
     tokenizer = Tokenizer.from_file(str(work / "model" / "tokenizer.json"))
     tokenizer.enable_truncation(TRAIN_LENGTH, strategy="only_second")
-    return model.eval(), tokenizer
+    return model.eval(), tokenizer  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()

@@ -46,13 +46,11 @@ def make_detokenizer(
 ) -> Detokenizer:
     """A detokenizer that goes on where the prompt ends. ``kept_special_ids`` are not skipped in any case.
 
-    >>> from carrel.hub import resolve
-    >>> tokenizer = Tokenizer.from_folder(resolve("starter/reader"))
     >>> from carrel import hub
     >>> tokenizer = Tokenizer.from_folder(hub.resolve("starter/reader"))
     >>> detokenizer = make_detokenizer(tokenizer)
     >>> [detokenizer.push([token_id]) for token_id in tokenizer.encode("龘a")]
-    ['', '', '龘', 'a']
+    ['', '龘', 'a']
     """
     tail = prompt_token_ids[-PROMPT_TAIL:]
     skipped = tokenizer.special_ids - kept_special_ids if skip_special_tokens else frozenset[int]()

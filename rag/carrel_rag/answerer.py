@@ -12,10 +12,10 @@ from typing import Literal
 
 from carrel_rag.citations import CitationFilter, attribute, find_citations
 from carrel_rag.extractive import ExtractiveConfig, extract_answer
-from carrel_rag.pieces import cite_piece, quoting_grammar
+from carrel_rag.pieces import choosing_grammar, cite_piece, quoting_grammar
 from carrel_rag.prompts import abstention, pack_messages
 from carrel_rag.protocols import ChatModel, Message, Reranker, SpanFinder
-from carrel_rag.relevance import log_odds
+from carrel_rag.relevance import Question
 from carrel_rag.retriever import Retrieval
 from carrel_rag.schema import (
     Answer,
@@ -30,10 +30,10 @@ from carrel_rag.schema import (
     Timings,
     Usage,
 )
-from carrel_rag.spans import extract_span
+from carrel_rag.spans import extract_span, find_candidates
 
 AnswerMode = Literal["generative", "extractive"]
-_TRUST = 0.5  # how much less relevant than the best a passage may be, in log odds, that the starter reader quotes
+_TRUST = 2.0  # how much worse than the best, in log odds, an answer may be that the starter reader chooses among
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +109,11 @@ class Answerer:
                 draft.chunks = draft.chunks[: quoting_grammar(question, draft.chunks)[1]]
             messages, draft.chunks = pack_messages(question, draft.chunks, self.chat, max_tokens=writing.max_tokens)
             if writing.constrain:
-                grammar, _ = quoting_grammar(question, draft.chunks, self._trusted(self.chat, draft.chunks))
+                grammar = self._form(self.chat, retrieval.question, draft.chunks)
         yield RetrievedEvent(chunks=draft.chunks, timings=draft.timings)
         if not draft.chunks:
             yield from self._abstain(draft, _why_empty(retrieval))
-        elif grammar is not None and self._doubts(self.chat, draft.chunks):
+        elif writing.constrain and messages and grammar is None:
             yield from self._abstain(draft, "passages were found, but none is relevant enough.")
         elif messages:
             assert self.chat is not None, "messages are made for a chat model"
@@ -124,19 +124,19 @@ class Answerer:
             yield CitationEvent(citation=citation)
         yield AnswerEvent(answer=draft.finish())
 
-    def _judges(self, chat: ChatModel | None) -> bool:
-        """The starter reader finds words better than it knows whether they answer; the starter reranker knows."""
-        return chat is not None and chat.is_starter and self.reranker.kind == "small-cross-encoder"
+    def _form(self, chat: ChatModel, question: Question, chunks: Sequence[RetrievedChunk]) -> str | None:
+        """The grammar that an answer is held to; None if there is nothing to answer with.
 
-    def _doubts(self, chat: ChatModel | None, chunks: Sequence[RetrievedChunk]) -> bool:
-        return self._judges(chat) and max(chunk.score for chunk in chunks) < self.extractive.min_relevance
-
-    def _trusted(self, chat: ChatModel, chunks: Sequence[RetrievedChunk]) -> set[int] | None:
-        """Numbers of the passages that may be quoted: those about as relevant as the best one; None: all of them."""
-        if not self._judges(chat) or not chunks:
+        The starter reader says words better than it knows whether and where a passage answers. The starter reranker
+        knows, so the reader has the choice among the answers that this one finds nearly as good as its best.
+        """
+        judge = self.reranker
+        if not chat.is_starter or judge.kind != "small-cross-encoder" or not isinstance(judge, SpanFinder):
+            return quoting_grammar(question.text, chunks)[0]
+        found = find_candidates(question, chunks, judge, self.extractive)
+        if not found:
             return None
-        least = max(log_odds(chunk.score) for chunk in chunks) - _TRUST
-        return {number for number, chunk in enumerate(chunks, start=1) if log_odds(chunk.score) >= least}
+        return choosing_grammar([each.text for each in found if each.score >= found[0].score - _TRUST])
 
     def _abstain(self, draft: _Draft, reason: str) -> Iterator[Event]:
         draft.abstained = True

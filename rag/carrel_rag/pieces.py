@@ -4,6 +4,8 @@ The form is one terminal of a grammar, so that the number is that of the passage
 
     ANSWER: " "? (((PASSAGE_1_1 | PASSAGE_1_2) & PIECE) " [1]" | (PASSAGE_2_1 & PIECE) " [2]" | "The documents …")
 
+Where somebody else has found answers already, it is one of these: ``choosing_grammar``.
+
 A piece begins and ends at word boundaries (anywhere in Chinese), stays within a paragraph and has a bounded length.
 Blanks and line breaks count as one blank. Knows no model; that a chat model holds to it is the engine's work.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from carrel_rag.citations import MARK, make_citation
 from carrel_rag.prompts import abstention
@@ -30,35 +32,43 @@ _MAX_BYTES = 8 << 10
 _ANSWER = re.compile(r"(?P<piece>.+) \[(?P<number>\d+)\]\s*", re.S)
 
 
-def quoting_grammar(
-    question: str, chunks: Sequence[RetrievedChunk], trusted: Collection[int] | None = None
-) -> tuple[str, int]:
+def choosing_grammar(answers: Sequence[str]) -> str:
+    """The grammar, as Lark, of one of ``answers``.
+
+    >>> choosing_grammar(["1868 [1]", "Sholes [1]"])
+    'start: ANSWER\\nANSWER: " "? ("1868 [1]" | "Sholes [1]")\\n'
+    """
+    return _grammar(list(map(_quoted, dict.fromkeys(answers))), [])
+
+
+def quoting_grammar(question: str, chunks: Sequence[RetrievedChunk]) -> tuple[str, int]:
     """The grammar, as Lark, of an answer from ``chunks``, and how many of them it holds: the first ones that fit.
 
-    Of a chunk that does not fit as a whole its beginning can be quoted. ``trusted`` are numbers of passages: then only
-    these are quoted, and there is no abstention, for somebody else has judged that they answer.
+    Of a chunk that does not fit as a whole its beginning can be quoted.
 
     >>> quoting_grammar("Why?", [])[0]
     'start: ANSWER\\nANSWER: " "? ("The documents do not answer this question.")\\n'
     """
     rules: list[str] = []
-    forms = [_quoted(abstention(question))] if trusted is None else []
+    forms = [_quoted(abstention(question))]
     room, num_chunks = _MAX_BYTES, 0
     for number, chunk in enumerate(chunks, start=1):
         if room < 0:
             break
         num_chunks = number
-        if trusted is not None and number not in trusted:
-            continue
         texts, room = _texts(chunk, room)
         names = [f"PASSAGE_{number}_{i}" for i in range(len(texts))]
         rules += [f'{name}: %regex {{"substring_chunks": {text}}}' for name, text in zip(names, texts, strict=True)]
         piece = "CHINESE_PIECE" if is_chinese(chunk.text) else "PIECE"
         forms += [f'(({" | ".join(names)}) & {piece}) " [{number}]"'] if names else []
-    forms = forms or [_quoted(abstention(question))]
     if rules:
         rules += [f"PIECE: {_piece(_MAX_CHARACTERS)}", f"CHINESE_PIECE: {_piece(_MAX_CHARACTERS_CHINESE)}"]
-    return "\n".join(["start: ANSWER", f'ANSWER: " "? ({" | ".join(forms)})', *rules, ""]), num_chunks
+    return _grammar(forms, rules), num_chunks
+
+
+def _grammar(forms: Sequence[str], rules: Sequence[str]) -> str:
+    """One of ``forms``; a reader's first token may begin with a blank."""
+    return "\n".join(["start: ANSWER", f'ANSWER: " "? ({" | ".join(forms)})', *rules, ""])
 
 
 def _piece(length: int) -> str:

@@ -40,21 +40,46 @@ class Evidence:
         return text if self.window.chunk.media_type in MARKED_UP else " ".join(text.split())
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """An answer that may be given. ``score`` orders those to one question; ``relevance`` is 0 to 1, words included."""
+
+    evidence: Evidence
+    relevance: float
+    score: float
+
+    @property
+    def text(self) -> str:
+        """The answer with its number."""
+        return f"{self.evidence.text} [{self.evidence.window.number}]"
+
+    @property
+    def citation(self) -> Citation:
+        window = self.evidence.window
+        return make_citation(window.number, window.chunk, *self.evidence.quote, score=self.relevance)
+
+
 def extract_span(
     question: Question, chunks: Sequence[RetrievedChunk], finder: SpanFinder, config: ExtractiveConfig
 ) -> tuple[str, tuple[Citation, ...]]:
     """The text with its ``[n]``, and the citation; ``("", ())`` when nothing is relevant enough."""
-    found: dict[int, float] = {}
-    evidence = evidence_of(question, chunks, finder, config)
-    for i, each in enumerate(evidence):
-        found[i] = question.blend(finder.kind, each.relevance, each.coverage)
-    if not found or max(found.values()) < config.min_relevance:
-        return "", ()
-    # Both are added up as logits, so that none can be lost in the other. Of equal ones the first: the better passage.
-    best = max(found, key=lambda i: log_odds(found[i]) + config.span_weight * evidence[i].span)
-    chosen, window = evidence[best], evidence[best].window
-    citation = make_citation(window.number, window.chunk, *chosen.quote, score=found[best])
-    return f"{chosen.text} [{window.number}]", (citation,)
+    for best in find_candidates(question, chunks, finder, config):
+        return best.text, (best.citation,)
+    return "", ()
+
+
+def find_candidates(
+    question: Question, chunks: Sequence[RetrievedChunk], finder: SpanFinder, config: ExtractiveConfig
+) -> list[Candidate]:
+    """One of each window, best first; none when not one of them is relevant enough."""
+    found = []
+    for each in evidence_of(question, chunks, finder, config):
+        relevance = question.blend(finder.kind, each.relevance, each.coverage)
+        # Both are added up as logits, so that none can be lost in the other.
+        found.append(Candidate(each, relevance, log_odds(relevance) + config.span_weight * each.span))
+    if max((each.relevance for each in found), default=0.0) < config.min_relevance:
+        return []
+    return sorted(found, key=lambda each: -each.score)  # of equal ones the first: the better passage
 
 
 def evidence_of(

@@ -12,7 +12,7 @@ from carrel import LLM
 from carrel.grammar import Grammar
 from carrel_rag import Document, RAGPipeline
 from carrel_rag.engine_models import bind_engine
-from carrel_rag.pieces import cite_piece, quoting_grammar
+from carrel_rag.pieces import choosing_grammar, cite_piece, quoting_grammar
 from carrel_rag.prompts import ABSTENTION_CHINESE, ABSTENTION_ENGLISH
 from carrel_rag.relevance import make_question
 from carrel_rag.schema import RetrievedChunk
@@ -184,12 +184,13 @@ def test_who_is_held_to_quotes(tmp_path: Path, constrain: bool | None, is_starte
         assert [c.number for c in answer.citations] == [1]
 
 
-def test_of_trusted_passages_only(llm: LLM) -> None:
-    form = Form(llm, quoting_grammar("How many?", CHUNKS, {1})[0])
+def test_one_of_the_answers_that_were_found(llm: LLM) -> None:
+    form = Form(llm, choosing_grammar(["4,812 lanterns [1]", '"银卡" [2]', "4,812 lanterns [1]"]))
     assert form.accepts("4,812 lanterns [1]")
     assert form.accepts(" 4,812 lanterns [1]")  # a reader's first token may begin with a blank
-    assert not form.accepts("银卡 [2]")
-    assert not form.accepts(ABSTENTION_ENGLISH)
+    assert form.accepts('"银卡" [2]')
+    for other in ("银卡 [2]", "4,812 lanterns", "4,812 [1]", ABSTENTION_ENGLISH, ""):
+        assert not form.accepts(other)
 
 
 @pytest.mark.parametrize(("relevance", "abstains"), [(0.8, False), (0.01, True)])

@@ -5,7 +5,7 @@ It knows the model, the losses and how to go on after a stop. The questions come
 among them (softmax) and each score to be the probability that the window answers (binary), so that the scores of
 different questions compare.
 
-    python -m training.reranker.train --qa FOLDER --text FOLDER --work FOLDER [--steps 1600]
+    python -m training.reranker.train --qa FOLDER --text FOLDER --work FOLDER
 
 FOLDER of ``--qa`` holds train.*.jsonl.gz; ``--work`` keeps the state: the same command goes on where it stopped.
 """
@@ -13,10 +13,12 @@ FOLDER of ``--qa`` holds train.*.jsonl.gz; ``--work`` keeps the state: the same 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,57 @@ from training.reranker.vocabulary import commonest_characters, embedding_rows, w
 
 MAX_LENGTH = 512  # of the model; training pairs are cut to TRAIN_LENGTH
 TRAIN_LENGTH = 256
-QUESTIONS, NEGATIVES = 12, 3  # in a step; for each question
+NEGATIVES = 3  # for each question
 BODY_RATE, NEW_RATE = 1e-4, 1e-3  # learning rates: of MiniLM's weights, of new rows and the heads
 JUDGE_WEIGHT, SPAN_WEIGHT = 0.5, 0.7  # beside the ranking loss
-WARM_UP = 0.06
+WARM_UP = 80  # steps, at the beginning and after the rate was raised again
 TITLED = 0.5  # share of questions whose windows stand under their titles, as passages do when they are ranked
-LESS_ENGLISH = 0.5  # of the steps; after them one English question of three is asked: MiniLM knew English already
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some steps with as many questions of each kind in each, and what the learning rates are multiplied by."""
+
+    steps: int
+    english: int
+    unanswerable: int  # English: no Chinese set has any
+    chinese: int
+    rate: tuple[float, float]  # at the beginning and at the end, a line between them
+
+
+# MiniLM knew English already, and learns Chinese in the second stage most of all. The third goes through all of it
+# again, or for the first time: the two before it ask half of the questions.
+STAGES = (
+    Stage(715, 4, 2, 6, (1.0, 0.5)),
+    Stage(715, 2, 1, 9, (0.5, 0.02)),
+    Stage(2400, 5, 2, 5, (0.5, 0.01)),
+)
+STEPS = sum(stage.steps for stage in STAGES)
+
+
+def stage_of(step: int) -> tuple[Stage, int]:
+    """The stage that a step belongs to, and how many of its steps were before.
+
+    >>> stage_of(716)[1], stage_of(5000)[0] == STAGES[-1]
+    (1, True)
+    """
+    for stage in STAGES[:-1]:
+        if step < stage.steps:
+            return stage, step
+        step -= stage.steps
+    return STAGES[-1], step
+
+
+def rate_at(step: int) -> float:
+    """What the learning rates are multiplied by.
+
+    >>> round(rate_at(0), 4), round(rate_at(357), 2), rate_at(1430) < rate_at(1500) > rate_at(3200)
+    (0.0125, 0.75, True)
+    """
+    stage, inside = stage_of(step)
+    before = rate_at(step - inside - 1) if step > inside else 0.0
+    rate = stage.rate[0] + (stage.rate[1] - stage.rate[0]) * inside / stage.steps
+    return rate if before >= stage.rate[0] else rate * min(1.0, (inside + 1) / WARM_UP)
 
 
 def new_model(texts: Sequence[str], work: Path, seed: int) -> SpanReranker:
@@ -66,11 +113,9 @@ def new_model(texts: Sequence[str], work: Path, seed: int) -> SpanReranker:
 class Trainer:
     """The model on its way; its state is one file, so that a stop loses a few minutes at most."""
 
-    def __init__(
-        self, model: SpanReranker, tokenizer: Tokenizer, windows: Sequence[Window], work: Path, steps: int
-    ) -> None:
+    def __init__(self, model: SpanReranker, tokenizer: Tokenizer, windows: Sequence[Window], work: Path) -> None:
         self.model, self.tokenizer, self.windows = model, tokenizer, windows
-        self.work, self.steps, self.step = work, steps, 0
+        self.work, self.step = work, 0
         rows = json.loads((work / "model" / "old_rows.json").read_text())
         self._num_known = sum(index >= 0 for index in rows)  # they come first
         named = dict(model.named_parameters())
@@ -116,9 +161,8 @@ class Trainer:
         return f"{title}\n{text}" if titled and title else text
 
     def train_step(self, batch: Sequence[Example], rng: random.Random) -> dict[str, float]:
-        done, warm = self.step / self.steps, min(1.0, (self.step + 1) / (WARM_UP * self.steps))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * warm * max(0.02, 1.0 - done)
+            group["lr"] = rate * rate_at(self.step)
         self.model.train()
         loss, parts = self.loss(batch, rng)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -188,29 +232,53 @@ def _mean(losses: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(losses)).mean() if losses else torch.zeros(())
 
 
-def batch_of(examples: Sequence[Example], step: int, steps: int, seed: int) -> tuple[list[Example], random.Random]:
-    """The examples of one step: each once in an epoch, in an order that the seed decides."""
-    late = step >= LESS_ENGLISH * steps
-    asked = [i for i, example in enumerate(examples) if not late or example.lang == "zh" or i % 3 == 0]
-    epoch, place = divmod(step, len(asked) // QUESTIONS)
-    random.Random(f"{seed}/{epoch}/{late}").shuffle(asked)
-    chosen = [examples[i] for i in asked[place * QUESTIONS : (place + 1) * QUESTIONS]]
-    return chosen, random.Random(f"{seed}/{step}")
+class Questions:
+    """Which questions a step asks. Those of a kind come in an order that the seed decides, each once in an epoch."""
+
+    def __init__(self, examples: Sequence[Example], seed: int) -> None:
+        self._kinds: dict[str, list[Example]] = {"english": [], "unanswerable": [], "chinese": []}
+        for example in examples:
+            kind = "chinese" if example.lang == "zh" else "unanswerable" if example.positive is None else "english"
+            self._kinds[kind].append(example)
+        self._seed = seed
+
+    def of(self, step: int) -> tuple[list[Example], random.Random]:
+        """The examples of a step, and the chance for all else in it."""
+        stage, inside = stage_of(step)
+        asked = []
+        for kind, examples in self._kinds.items():
+            count = getattr(stage, kind)
+            start = sum(getattr(each, kind) * each.steps for each in STAGES[: STAGES.index(stage)]) + inside * count
+            asked += [self._at(kind, start + i) for i in range(count if examples else 0)]
+        return asked, random.Random(f"{self._seed}/{step}")
+
+    def _at(self, kind: str, place: int) -> Example:
+        examples = self._kinds[kind]
+        epoch, inside = divmod(place, len(examples))
+        return examples[_order(f"{self._seed}/{kind}/{epoch}", len(examples))[inside]]
+
+
+@functools.lru_cache(maxsize=8)
+def _order(seed: str, count: int) -> list[int]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
 
 
 def run(trainer: Trainer, training: Sequence[Example], held_out: Sequence[Example], args: argparse.Namespace) -> None:
     log = (args.work / "loss.jsonl").open("a", encoding="utf-8")
     saved = time.monotonic()
-    while trainer.step < trainer.steps:
+    questions = Questions(training, args.seed)
+    while trainer.step < STEPS:
         started = time.monotonic()
-        parts = trainer.train_step(*batch_of(training, trainer.step, trainer.steps, args.seed))
+        parts = trainer.train_step(*questions.of(trainer.step))
         row: dict[str, Any] = {"step": trainer.step, **parts, "s": round(time.monotonic() - started, 2)}
-        if trainer.step % args.judge_every == 0 or trainer.step == trainer.steps:
+        if trainer.step % args.judge_every == 0 or trainer.step == STEPS:
             row |= judge(trainer.model, trainer.tokenizer, trainer.windows, held_out)
             print(row, flush=True)
         log.write(json.dumps(row) + "\n")
         log.flush()
-        if time.monotonic() - saved > args.save_seconds or trainer.step == trainer.steps:
+        if time.monotonic() - saved > args.save_seconds or trainer.step == STEPS:
             trainer.save()
             saved = time.monotonic()
 
@@ -220,7 +288,6 @@ def main() -> None:
     parser.add_argument("--qa", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--judge-every", type=int, default=200)
     parser.add_argument("--judge-on", type=int, default=150, help="held-out questions of each look")
@@ -239,12 +306,12 @@ def main() -> None:
     model = new_model(texts, args.work, args.seed)
     tokenizer = Tokenizer.from_file(str(args.work / "model" / "tokenizer.json"))
     tokenizer.enable_truncation(TRAIN_LENGTH, strategy="only_second")
-    trainer = Trainer(model, tokenizer, windows, args.work, args.steps)
+    trainer = Trainer(model, tokenizer, windows, args.work)
     if (args.work / "state.safetensors").is_file():
         trainer.load()
     held_out = [example for example in examples if example.held_out and example.positive is not None]
     training = [example for example in examples if not example.held_out]
-    print(f"{len(training)} questions, {len(windows)} windows, from step {trainer.step} of {trainer.steps}", flush=True)
+    print(f"{len(training)} questions, {len(windows)} windows, from step {trainer.step} of {STEPS}", flush=True)
     run(trainer, training, random.Random(1).sample(held_out, min(args.judge_on, len(held_out))), args)
 
 

@@ -165,7 +165,7 @@ def extractive_configs(thresholds: Sequence[float], *, spans: bool) -> dict[str,
     plain = ExtractiveConfig()
     configs = {"extractive, sentences": replace(plain, answer="sentence")}
     for each in thresholds:
-        configs[f"extractive, sentences from {each}"] = replace(plain, answer="sentence", min_score=each)
+        configs[f"extractive, sentences from {each}"] = replace(plain, answer="sentence", min_score=each, min_relevance=each)
     if spans:
         configs["extractive, spans"] = replace(plain, answer="span")
         for each in thresholds:

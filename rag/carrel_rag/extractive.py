@@ -2,8 +2,9 @@
 
 Each sentence is scored by the reranker together with its innermost heading, and by the question's terms that it holds
 (those in its heading or beside it count less). The best one answers, with up to two more that are nearly as good.
-Below ``min_score`` there is no answer: a MiniLM cosine of an unrelated English sentence is about 0.1 and of a related
-one above 0.4, and coverage is the share of the question's telling words.
+Below a threshold there is no answer. A cross-encoder's score is a probability (``min_relevance``); a MiniLM cosine of an
+unrelated English sentence is about 0.1 and of a related one above 0.4, and coverage is the share of the question's
+telling words (``min_score``).
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ class ExtractiveConfig:
     """
 
     answer: Literal["span", "sentence"] = "span"
-    min_relevance: float = 0.1  # of the best window; below, there is no answer (training/calibrate.py)
+    min_relevance: float = 0.1  # of what a cross-encoder likes best; below, no answer (training/calibrate.py)
     span_weight: float = 0.2  # how much the span's score says beside the window's relevance, both as logits
     window_words: int = 110  # what is read at once: so many words, or Chinese characters
     window_characters: int = 220
     max_windows: int = 16  # of all passages together
 
     max_sentences: int = 3
-    min_score: float = 0.33  # of the best sentence; below, there is no answer
+    min_score: float = 0.33  # of the best sentence where a bi-encoder judges; below, there is no answer
     min_more_score: float = 0.5  # of a second and third sentence
     relative_score: float = 0.9  # which also reach this share of the best one's score
     relative_passage: float = 0.4  # passages under this share of the best one's score are not searched
@@ -87,7 +88,7 @@ def extract_answer(
     scores = _scores(question, candidates, reranker, config)
     ranks = [score + _number_bonus(question, c, config) for c, score in zip(candidates, scores, strict=True)]
     order = sorted(range(len(candidates)), key=lambda i: -ranks[i])
-    if scores[order[0]] < config.min_score:
+    if scores[order[0]] < (config.min_score if reranker.kind == "bi-encoder" else config.min_relevance):
         return "", ()
     least = max(config.min_more_score, config.relative_score * ranks[order[0]])
     good = [order[0], *(i for i in order[1 : config.max_sentences] if ranks[i] >= least)]

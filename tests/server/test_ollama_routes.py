@@ -282,6 +282,7 @@ def test_unknown_models(client: httpx.Client, path: str) -> None:
         ("/api/chat", {"messages": USER, "think": "a lot"}, "think"),
         ("/api/chat", {"messages": USER, "think": True}, "does not support thinking"),
         ("/api/chat", {"messages": USER, "keep_alive": "soon"}, "keep_alive"),
+        ("/api/chat", {"messages": USER, "keep_alive": "1" * 50_000 + "x"}, "keep_alive"),  # at once
         ("/api/chat", {"messages": [{"role": "user", "content": "a", "images": ["iVBO"]}]}, "images"),
         ("/api/chat", {"messages": [{"role": "assistant", "tool_calls": [{"x": 1}]}]}, "tool call"),
         ("/api/chat", {"messages": [{"role": "user", "content": "很长 " * 9000}]}, "maximum context length"),

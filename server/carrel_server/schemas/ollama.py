@@ -31,6 +31,7 @@ SPELLINGS = {  # Ollama's name → carrel's
     "stop": "stop",
 }
 DURATION = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)?((\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))*")
+MAX_DURATION = 64  # characters: the pattern's time grows with their square
 JSON_OBJECT = StructuredOutputsParams(json_object=True)
 
 
@@ -88,8 +89,8 @@ class OllamaBody(Body):
             InvalidParamsError: neither a number of seconds nor a duration such as "5m".
         """
         value = self.keep_alive
-        if isinstance(value, str) and not DURATION.fullmatch(value):
-            message = f'keep_alive must be seconds, or a duration such as "5m", got {value!r:.80}.'
+        if isinstance(value, str) and (len(value) > MAX_DURATION or not DURATION.fullmatch(value)):
+            message = f'keep_alive must be seconds, or a duration such as "5m", got {value[:80]!r}.'
             raise InvalidParamsError(message, param="keep_alive")
 
     @property

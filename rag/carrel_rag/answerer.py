@@ -6,7 +6,7 @@ Both modes give the same events in the same order: what was retrieved (or that n
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,6 +43,14 @@ class Writing:
     max_tokens: int
     temperature: float
     constrain: bool
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a chat model is held to, and the citations of the answers that are known beforehand."""
+
+    grammar: str
+    citations: Mapping[str, Citation] = field(default_factory=dict)
 
 
 @dataclass
@@ -101,7 +109,7 @@ class Answerer:
         """Events until the :class:`AnswerEvent`; closing the iterator stops the model. ``started``: perf_counter()."""
         draft = _Draft(retrieval, mode, started, retrieval.chunks)
         messages: list[Message] = []
-        grammar = None
+        form: _Form | None = None
         if mode == "generative" and draft.chunks:
             assert self.chat is not None, "the pipeline refuses the generative mode without a chat model"
             question = retrieval.question.text
@@ -109,34 +117,34 @@ class Answerer:
                 draft.chunks = draft.chunks[: quoting_grammar(question, draft.chunks)[1]]
             messages, draft.chunks = pack_messages(question, draft.chunks, self.chat, max_tokens=writing.max_tokens)
             if writing.constrain:
-                grammar = self._form(self.chat, retrieval.question, draft.chunks)
+                form = self._form(self.chat, retrieval.question, draft.chunks)
         yield RetrievedEvent(chunks=draft.chunks, timings=draft.timings)
         if not draft.chunks:
             yield from self._abstain(draft, _why_empty(retrieval))
-        elif writing.constrain and messages and grammar is None:
+        elif writing.constrain and messages and form is None:
             yield from self._abstain(draft, "passages were found, but none is relevant enough.")
         elif messages:
             assert self.chat is not None, "messages are made for a chat model"
-            yield from self._generate(draft, self.chat, messages, writing, grammar)
+            yield from self._generate(draft, self.chat, messages, writing, form)
         else:
             yield from self._extract(draft)
         for citation in draft.citations:
             yield CitationEvent(citation=citation)
         yield AnswerEvent(answer=draft.finish())
 
-    def _form(self, chat: ChatModel, question: Question, chunks: Sequence[RetrievedChunk]) -> str | None:
-        """The grammar that an answer is held to; None if there is nothing to answer with.
+    def _form(self, chat: ChatModel, question: Question, chunks: Sequence[RetrievedChunk]) -> _Form | None:
+        """What an answer is held to; None if there is nothing to answer with.
 
         The starter reader says words better than it knows whether and where a passage answers. The starter reranker
         knows, so the reader has the choice among the answers that this one finds nearly as good as its best.
         """
         judge = self.reranker
         if not chat.is_starter or judge.kind != "small-cross-encoder" or not isinstance(judge, SpanFinder):
-            return quoting_grammar(question.text, chunks)[0]
+            return _Form(quoting_grammar(question.text, chunks)[0])
         found = find_candidates(question, chunks, judge, self.extractive)
-        if not found:
-            return None
-        return choosing_grammar([each.text for each in found if each.score >= found[0].score - _TRUST])
+        near = [each for each in found if each.score >= found[0].score - _TRUST]
+        known = {each.text: each.citation for each in reversed(near)}  # of equal texts the better place
+        return _Form(choosing_grammar([each.text for each in near]), known) if near else None
 
     def _abstain(self, draft: _Draft, reason: str) -> Iterator[Event]:
         draft.abstained = True
@@ -156,9 +164,10 @@ class Answerer:
         yield draft.say(text)
 
     def _generate(
-        self, draft: _Draft, chat: ChatModel, messages: list[Message], writing: Writing, grammar: str | None
+        self, draft: _Draft, chat: ChatModel, messages: list[Message], writing: Writing, form: _Form | None
     ) -> Iterator[Event]:
         marks = CitationFilter(len(draft.chunks))
+        grammar = form.grammar if form is not None else None
         for delta in chat.stream_chat(
             messages, max_tokens=writing.max_tokens, temperature=writing.temperature, grammar=grammar
         ):
@@ -170,7 +179,9 @@ class Answerer:
         if rest := marks.feed("", final=True):
             yield draft.say(rest)
         draft.abstained = abstention(draft.retrieval.question.text) in draft.text
-        if grammar is not None:
+        if form is not None and (known := form.citations.get(draft.text.strip())):
+            draft.citations = (known,)
+        elif form is not None:
             draft.citations = cite_piece(draft.text, draft.retrieval.question, draft.chunks)
         else:
             draft.citations = find_citations(draft.text, draft.chunks)
@@ -179,8 +190,8 @@ class Answerer:
 
 
 def _why_empty(retrieval: Retrieval) -> str:
-    if retrieval.num_dropped:
-        return f"{retrieval.num_dropped} passages were found, but none reaches the threshold."
     if retrieval.chunks:
         return "the passages do not fit into the chat model's context beside the answer."
+    if retrieval.num_dropped:
+        return f"{retrieval.num_dropped} passages were found, but none reaches the threshold."
     return "the knowledge base holds no passage for this question."

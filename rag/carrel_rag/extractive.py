@@ -2,8 +2,8 @@
 
 Each sentence is scored by the reranker together with its innermost heading, and by the question's terms that it holds
 (those in its heading or beside it count less). The best one answers, with up to two more that are nearly as good.
-Below a threshold there is no answer. A cross-encoder's score is a probability (``min_relevance``); a MiniLM cosine of an
-unrelated English sentence is about 0.1 and of a related one above 0.4, and coverage is the share of the question's
+Below a threshold there is no answer. A cross-encoder's score is a probability (``min_relevance``); a MiniLM cosine of
+an unrelated English sentence is about 0.1 and of a related one above 0.4, and coverage is the share of the question's
 telling words (``min_score``).
 """
 
@@ -16,7 +16,7 @@ from typing import Literal
 
 from carrel_rag.citations import make_citation
 from carrel_rag.protocols import Reranker
-from carrel_rag.quotes import MARKED_UP, quotable
+from carrel_rag.quotes import quotable, shown
 from carrel_rag.relevance import Question
 from carrel_rag.schema import Citation, RetrievedChunk
 
@@ -145,12 +145,9 @@ def _compose(chosen: Sequence[_Candidate], scores: Sequence[float]) -> tuple[str
     """The passage of the best sentence first; within a passage in the order of the text."""
     passages = list(dict.fromkeys(candidate.number for candidate in chosen))
     order = sorted(range(len(chosen)), key=lambda i: (passages.index(chosen[i].number), chosen[i].start))
-    ordered = [chosen[i].chunk for i in order]
     citations = [
         make_citation(c.number, c.chunk, c.start, c.end, score=score)
         for c, score in ((chosen[i], scores[i]) for i in order)
     ]
-    # Wrapped lines become one; the lines of code stay.
-    pairs = zip(citations, ordered, strict=True)
-    shown = [c.quote if k.media_type in MARKED_UP else " ".join(c.quote.split()) for c, k in pairs]
-    return " ".join(f"{q} [{c.number}]" for q, c in zip(shown, citations, strict=True)), tuple(citations)
+    texts = [shown(candidate.chunk, candidate.start, candidate.end) for candidate in (chosen[i] for i in order)]
+    return " ".join(f"{text} [{c.number}]" for text, c in zip(texts, citations, strict=True)), tuple(citations)

@@ -23,7 +23,7 @@ from carrel_rag.relevance import Question
 from carrel_rag.schema import Citation, RetrievedChunk
 from carrel_rag.sentences import Range
 from carrel_rag.text import is_chinese
-from carrel_rag.words import CLOSING, OPENING, PAUSES, WORD
+from carrel_rag.words import CLOSING, OPENING, PAUSES, WORD, whole_words
 
 QUOTE_TOKENS = 128  # of a reader that may only quote: the longest piece, written with short tokens
 _MAX_CHARACTERS, _MAX_CHARACTERS_CHINESE = 240, 80  # of a piece: about 48 tokens
@@ -74,7 +74,7 @@ def _grammar(forms: Sequence[str], rules: Sequence[str]) -> str:
 def _piece(length: int) -> str:
     """A regular expression: from a letter or digit, that a bracket or a sign may stand before, to what is no pause."""
     never_first, never_last = _characters(CLOSING), _characters(OPENING + PAUSES)
-    return rf"/[^\s\w{never_first}]{{0,2}}\w((?s:.{{0,{length}}})[^\s{never_last}])?/"
+    return rf"/[^\s\w{never_first}]{{0,2}}(\.\d|\w)((?s:.{{0,{length}}})[^\s{never_last}])?/"
 
 
 def _characters(some: str) -> str:
@@ -130,9 +130,10 @@ def cite_piece(text: str, question: Question, chunks: Sequence[RetrievedChunk]) 
     words = re.compile(r"\s+".join(map(re.escape, match["piece"].split())))
     ranges = quotable(chunk)
     quotes = [
-        quote_around(ranges, start + found.start(), start + found.end())
+        quote_around(ranges, *found.span())
         for start, end in _places(chunk)
-        for found in words.finditer(chunk.text[start:end])
+        for found in words.finditer(chunk.text, start, end)
+        if whole_words(chunk.text, *found.span()) == found.span()
     ]
     if not quotes:
         return ()

@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from carrel_rag.citations import MARK
 from carrel_rag.schema import RetrievedChunk
 from carrel_rag.sentences import Range, split_sentences
+from carrel_rag.text import unwrapped
 
 MARKED_UP = frozenset({"text/markdown", "text/html"})
 _BLOCK = re.compile(r"\S(?:[^\n]|\n(?!\n))*(?<!\n)")  # up to a blank line
@@ -17,7 +19,9 @@ _BULLET = re.compile(r"[-•◦▪●○‣]\s+(?=\S)")
 _ITEM_OR_ROW = re.compile(r"\s*(?:[-•]|\d+\.)\s|.*(?:: .*; | \| )|[^:]+: ")
 _CELL = r"[^:;|\n]{1,60}: [^;\n]*"
 _VALUE = re.compile(r"(?:^|; | \| )[ \t]*(?:[^:;|\n]{1,60}: )?(?P<value>(?:(?!; | \| ).)*)")
-_ROW = re.compile(rf"^[ \t]*(?:{_CELL}(?:; {_CELL})+|[^|\n]+(?: \| [^|\n]+)+)$", re.M)  # as loaders.tables writes it
+_ROW = re.compile(
+    rf"^[ \t]*(?![ \t])(?:{_CELL}(?:; {_CELL})+|[^|\n]+(?: \| [^|\n]+)+)$", re.M
+)  # as loaders.tables writes it
 
 
 def quotable(chunk: RetrievedChunk) -> list[Range]:
@@ -70,6 +74,17 @@ def quote_around(ranges: Sequence[Range], start: int, end: int) -> Range:
     if not touched:
         return start, end
     return min(start, touched[0][0]), max(end, touched[-1][1])
+
+
+def shown(chunk: RetrievedChunk, start: int, end: int) -> str:
+    """``chunk.text[start:end]`` as an answer says it: in one line, but code in its lines.
+
+    The document's own marks like ``[2]`` have gone: they would look like citations.
+    """
+    text = chunk.text[start:end]
+    if chunk.media_type in MARKED_UP and "\n" in text:
+        return text
+    return unwrapped(MARK.sub("", text))
 
 
 def is_row(text: str) -> bool:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from carrel_rag.citations import make_citation
 from carrel_rag.extractive import ExtractiveConfig
 from carrel_rag.protocols import FoundSpan, SpanFinder
-from carrel_rag.quotes import MARKED_UP, cell_around, is_question, paragraphs, quotable, quote_around
+from carrel_rag.quotes import cell_around, is_question, paragraphs, quotable, quote_around, shown
 from carrel_rag.relevance import Question, log_odds
 from carrel_rag.schema import Citation, RetrievedChunk
 from carrel_rag.sentences import Range
@@ -35,9 +35,7 @@ class Evidence:
 
     @property
     def text(self) -> str:
-        """The answer; wrapped lines are one."""
-        text = self.window.chunk.text[slice(*self.answer)]
-        return text if self.window.chunk.media_type in MARKED_UP else " ".join(text.split())
+        return shown(self.window.chunk, *self.answer)
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def evidence_of(
     """Of each window in which a word can be pointed at, in the order of the passages."""
     size = WindowSize(config.window_words, config.window_characters)
     windows = [window for number, chunk in enumerate(chunks, start=1) for window in cut_windows(number, chunk, size)]
-    windows = windows[: config.max_windows]
+    windows = _most_promising(question, windows, config.max_windows)
     found = []
     for window, span in zip(windows, _find(question.text, windows, finder, config.min_relevance), strict=True):
         answer, quote = _place(window, span)
@@ -99,7 +97,16 @@ def evidence_of(
             told = chunk.text[window.start if asked else quote[0] : quote[1]]
             coverage = question.coverage(told, heading, weights=(1.0, 0.6))
             found.append(Evidence(window, span.relevance, coverage, span.score, answer, quote))
-    return found
+    return [each for each in found if each.text]
+
+
+def _most_promising(question: Question, windows: Sequence[Window], limit: int) -> list[Window]:
+    """At most ``limit``, in their order: those that hold most of the question's words, for a table has many rows."""
+    if len(windows) <= limit:
+        return list(windows)
+    held = [question.coverage(window.text, window.chunk.context, weights=(1.0, 0.6)) for window in windows]
+    best = sorted(range(len(windows)), key=lambda i: -held[i])[:limit]
+    return [windows[i] for i in sorted(best)]
 
 
 def _find(question: str, windows: Sequence[Window], finder: SpanFinder, min_relevance: float) -> Iterator[FoundSpan]:

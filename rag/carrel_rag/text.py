@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -37,6 +38,15 @@ def is_chinese(text: str) -> bool:
 def join_lines(lines: Sequence[str], *, separator: str = " ") -> str:
     """Lines without outer and doubled blanks, joined by ``separator``; empty ones are dropped."""
     return separator.join(" ".join(line.split()) for line in lines if line.strip())
+
+
+def unwrapped(text: str) -> str:
+    """A text in one line: wrapped lines and doubled blanks have gone.
+
+    >>> unwrapped("由市财\\n政局  负责"), unwrapped("burned\\n colza oil")
+    ('由市财政局 负责', 'burned colza oil')
+    """
+    return functools.reduce(join_wrapped, (" ".join(line.split()) for line in text.splitlines()), "")
 
 
 def join_wrapped(first: str, second: str) -> str:

@@ -10,11 +10,13 @@ import re
 from carrel_rag.text import CJK_LETTER
 
 _LETTERS = f"[^\\W_{CJK_LETTER}]"
-WORD = re.compile(rf"\s+|\d+(?:[.,:]\d+)+(?!{_LETTERS})|{_LETTERS}+|.", re.S)  # every character is in one match
+_NUMBER = rf"(?:\d+(?:[.,:]\d+)+|(?<![\w.])\.\d+){_LETTERS}*"  # 4,812 or 10:30 or 1.5kg or .5
+WORD = re.compile(rf"\s+|{_NUMBER}|{_LETTERS}+|.", re.S)  # every character is in one match
 CLOSING = ",.;:!?)]}、。，；：！？）》」』】”’…"  # nothing begins with these
 OPENING = "([{（《「『【“‘"  # and nothing ends with these
 PAUSES = ",;:、，；："  # nor with these
 _PAIRS = {"(": ")", "[": "]", "（": "）", "《": "》", "「": "」", "『": "』", "【": "】", "“": "”"}
+_POINT = re.compile(r"\.\d")  # .5 is half of one
 _FULL_STOP = re.compile(r"(?<!\b[A-Z])(?<!\w\.\w)[.。!！…]+$")  # but not the one of "U.S." and "John F."
 
 
@@ -54,7 +56,9 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
                 end += 1
         body = text[start:end]
         lone_quote = '"' if body.count('"') == 1 else ""
-        if body[0] in CLOSING + lone_quote or (body[0] in _PAIRS and _PAIRS[body[0]] not in body):
+        if (body[0] in CLOSING + lone_quote and not _POINT.match(body)) or (
+            body[0] in _PAIRS and _PAIRS[body[0]] not in body
+        ):
             start += 1
         elif body[-1] in OPENING + PAUSES + lone_quote or any(
             body[-1] == closing and opening not in body for opening, closing in _PAIRS.items()

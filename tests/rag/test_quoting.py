@@ -21,7 +21,7 @@ from rag_fakes import FakeEmbedder, ScriptedChat, WordFinder
 
 HARBOUR = (
     "The old harbour town has 4,812 lanterns [12]. Of these,\n1,207 (a quarter) burned colza oil.\n\n"
-    "The rest burned whale oil."
+    "The rest burned whale oil, through pipes of .5 mm."
 )
 CARDS = "会员分为银卡、金卡和墨玉卡三级。墨玉卡会员按1.5倍累积积分，另有 VIP 休息室。"
 
@@ -78,6 +78,7 @@ def form(llm: LLM) -> Form:
         "Of these, 1,207 (a quarter) burned colza oil. [1]",  # the line break is a blank
         "(a quarter) [1]",
         "1,207 [1]",
+        ".5 mm [1]",
         "1.5倍 [2]",
         "银卡、金卡和墨玉卡 [2]",
         "VIP 休息室 [2]",
@@ -97,6 +98,7 @@ def test_what_may_be_said(form: Form, text: str) -> None:
         "4,812 lanterns",
         "4,812 lanterns[1]",
         "4,812 lanterns [1] [1]",
+        "5 mm [1]",
         "812 lanterns [1]",  # half a number, half a word
         "4,812 lantern [1]",
         "arbour [1]",
@@ -165,6 +167,13 @@ def test_the_sentence_of_a_piece_is_cited() -> None:
         assert cite_piece(other, question, CHUNKS) == ()
 
 
+def test_a_number_is_no_part_of_another_one() -> None:
+    text = "The Blue Harbour mill was built in 1950. It has 5 floors."
+    question = make_question("How many floors has the Blue Harbour mill?", {}, 1)
+    (citation,) = cite_piece("5 [1]", question, [chunk(text)])
+    assert citation.quote == "It has 5 floors."
+
+
 def test_a_row_of_a_table_is_its_sentence() -> None:
     table = "Code: E02; Meaning: no contact. Try again\nCode: E07; Meaning: humidity. Sensor broken"
     (citation,) = cite_piece("humidity [1]", make_question("E07?", {}, 1), [chunk(table, media_type="text/markdown")])
@@ -206,6 +215,20 @@ def test_the_starter_reranker_says_whether_and_the_starter_reader_what(
     assert answer.abstained == abstains
     assert answer.text == (ABSTENTION_ENGLISH if abstains else "4,812 lanterns [1]")
     assert len(chat.asked) == (not abstains)
+
+
+def test_the_citation_of_a_span_that_is_chosen_is_its_own(tmp_path: Path) -> None:
+    text = "Sholes met Glidden. The typewriter was patented by Sholes[2] and Glidden[3] in 1868."
+    chat = ScriptedChat("Sholes and Glidden [1]")
+    chat.is_starter = True
+    judge = WordFinder("Sholes[2] and Glidden[3]", kind="small-cross-encoder")
+    with RAGPipeline.open(tmp_path, embedder=FakeEmbedder(), reranker=judge, chat=chat) as rag:
+        rag.add(Document(text=text, source="typewriter"), use_tqdm=False)
+        answer = rag.ask("Who patented the typewriter?", mode="generative")
+    assert answer.text == "Sholes and Glidden [1]"
+    (citation,) = answer.citations
+    assert citation.quote == text[text.index("The") :]
+    assert '("Sholes and Glidden [1]")' in chat.grammars[-1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 2.0])

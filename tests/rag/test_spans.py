@@ -234,6 +234,43 @@ def test_only_so_many_windows_are_read() -> None:
     assert extract_span(ASKED, [], finder, ExtractiveConfig()) == ("", ())
 
 
+def test_of_many_windows_those_are_read_that_speak_of_the_question() -> None:
+    rows = [f"Plant: P{n}; Light: L{n}; Water: W{n}" for n in range(40)]
+    chunks = [chunk("\n".join(rows)), chunk("The office opens at nine.", number=2)]
+    for text, found, answer in (
+        ("What light does P30 need?", "L30", "L30 [1]"),
+        ("When does the office open?", "at nine", "at nine [2]"),
+    ):
+        finder = WordFinder(found)
+        question = make_question(text, {}, 2)
+        assert extract_span(question, chunks, finder, ExtractiveConfig())[0] == answer
+        assert len(finder.read) == ExtractiveConfig().max_windows
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "answer"),
+    [
+        ("Patented by Sholes[2] and Glidden [3] in 1868.", "Sholes[2] and Glidden", "Sholes and Glidden [1]"),
+        (
+            "本办法自公布之日起施行，政府采购管理工作中的有关事项，由市财\n政局负责解释。",
+            "由市财\n政局",
+            "由市财政局 [1]",
+        ),
+        (
+            "Of all the lanterns in the old harbour, 1,207 (a quarter) burned\ncolza  oil.",
+            "burned\ncolza  oil",
+            "burned colza oil [1]",
+        ),
+        ("The lead is .5 mm thick.", ".5 mm", ".5 mm [1]"),
+        ("The lead is .5 mm thick.", "5 mm", ".5 mm [1]"),
+        ("It weighs 1.5kg.", "5kg", "1.5kg [1]"),
+        ("See [12].", "[12]", ""),
+    ],
+)
+def test_how_an_answer_is_written(text: str, words: str, answer: str) -> None:
+    assert extract(text, words, media_type="text/plain")[0] == answer
+
+
 def test_passages_that_were_judged_are_not_read_again(tmp_path: Path) -> None:
     finder = WordFinder("1,207")
     ask(tmp_path, finder)

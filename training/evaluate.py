@@ -155,7 +155,9 @@ def ways_to_answer(models: Models, only: Sequence[str], thresholds: Sequence[flo
         ways[name] = answers.by_pipeline(Answerer(judge, None, config), "extractive")
     if "reader" in only:
         reader = Answerer(judge, models.chat, ExtractiveConfig())
+        alone = Answerer(EmbeddingReranker(models.embedder), models.chat, ExtractiveConfig())
         ways["reader, free"] = answers.by_pipeline(reader, "generative")
+        ways["reader, constrained alone"] = answers.by_pipeline(alone, "generative", constrain=True)
         ways["reader, constrained"] = answers.by_pipeline(reader, "generative", constrain=True)
     return ways
 
@@ -165,7 +167,9 @@ def extractive_configs(thresholds: Sequence[float], *, spans: bool) -> dict[str,
     plain = ExtractiveConfig()
     configs = {"extractive, sentences": replace(plain, answer="sentence")}
     for each in thresholds:
-        configs[f"extractive, sentences from {each}"] = replace(plain, answer="sentence", min_score=each, min_relevance=each)
+        configs[f"extractive, sentences from {each}"] = replace(
+            plain, answer="sentence", min_score=each, min_relevance=each
+        )
     if spans:
         configs["extractive, spans"] = replace(plain, answer="span")
         for each in thresholds:

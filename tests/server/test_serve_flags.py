@@ -105,6 +105,21 @@ def test_keys_of_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert plan("--api-key", "given").settings.api_keys == ("given",)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("VLLM_API_KEY", ""), ("VLLM_API_KEY", " \n"), ("CARREL_API_KEY", ""), ("CARREL_API_KEY", " ,")]
+)
+def test_an_empty_variable_is_no_open_server(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(CarrelError, match=f"The API key in {name} is empty"):
+        plan()
+    assert plan("--api-key", "given").settings.api_keys == ("given",)
+
+
+def test_a_line_break_is_no_part_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "one,zwei\n")
+    assert plan().settings.api_keys == ("one,zwei",)
+
+
 def test_several_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("CARREL_API_KEY", "one, zwei,")
     assert plan().settings.api_keys == ("one", "zwei")

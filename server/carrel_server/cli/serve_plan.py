@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from carrel.config import EngineConfig, ModelSpec, Task
+from carrel.errors import InvalidParamsError
 
 from carrel_server.cli.parameters import DTYPES, TASKS
 from carrel_server.keys import all_keys, is_open_to_others
@@ -125,8 +126,17 @@ def plan_settings(options: Mapping[str, Any], keys: tuple[str, ...]) -> ServerSe
 
 def _keys_of_environment() -> tuple[str, ...]:
     """VLLM_API_KEY is one key, as vLLM reads it; CARREL_API_KEY may be several, with commas between."""
-    several = os.environ.get("CARREL_API_KEY", "").split(",")
-    return tuple(key for key in (os.environ.get("VLLM_API_KEY", ""), *map(str.strip, several)) if key)
+    return tuple(key for name in KEY_VARIABLES if name in os.environ for key in _keys_in(name, os.environ[name]))
+
+
+def _keys_in(name: str, value: str) -> list[str]:
+    """A variable without a key is an error: who has set it meant to ask for one."""
+    texts = value.split(",") if name == "CARREL_API_KEY" else [value]
+    keys = [key for text in texts if (key := text.strip())]
+    if not keys:
+        message = f"The API key in {name} is empty. Give it a value, or unset the variable; the server asks for no key then."
+        raise InvalidParamsError(message, param=name)
+    return keys
 
 
 def _key_file(path: Path | None) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,20 @@ def test_japanese_and_western_bytes() -> None:
     assert decode_text("Straße, Gänsemarkt 17, 1.250,00 €".encode("cp1252")) == "Straße, Gänsemarkt 17, 1.250,00 €"
     russian = "На северной пристани насчитали четыре тысячи восемьсот двенадцать фонарей. " * 3
     assert decode_text(russian.encode("cp1251")) == russian
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: raw[:30] + b"\xff" + raw[30:]])
+def test_one_bad_byte_costs_one_character_of_utf8(damage: Callable[[bytes], bytes]) -> None:
+    for text in (CHINESE, "The harbour’s 4,812 lanterns burn “colza” oil – 13 £…"):
+        decoded = decode_text(damage(text.encode()))
+        assert decoded.count("\ufffd") in (1, 2)  # the byte alone, or a character that it parts
+        assert len(set(text) - set(decoded)) <= 1
+    assert decode_text("“Colza” oil’s".encode() + b"\xe2\x80") == "“Colza” oil’s\ufffd"
+
+
+def test_bad_bytes_of_a_page_that_declares_utf8() -> None:
+    page = f"<meta charset=utf-8><p>{CHINESE}".encode().replace("墨".encode(), b"\xe5\xa2")
+    assert "银卡、金卡和\ufffd玉卡" in load_bytes(page, "page.html").text
 
 
 def test_offsets_of_plain_text_point_into_the_file() -> None:

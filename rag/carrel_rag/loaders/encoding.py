@@ -1,7 +1,8 @@
 """Bytes to text when nobody says which encoding. Knows how often characters occur; does not know file formats.
 
-The order: byte order mark, UTF-8, what the document declares, UTF-16 without a mark, the East Asian encodings judged by
-how common their characters are, Windows-1252 for text that is mostly ASCII, and charset-normalizer for the rest.
+The order: byte order mark, UTF-8, what the document declares, UTF-8 with a few bad bytes, UTF-16 without a mark, the
+East Asian encodings judged by how common their characters are, Windows-1252 for text that is mostly ASCII, and
+charset-normalizer for the rest.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def decode_text(data: bytes, *, declared: str | None = None) -> str:
     text = _try_decode(data, "utf-8")
     if text is None and declared is not None:
         text = _try_decode(data, _SUPERSETS.get(declared.lower(), declared))
+    if text is None:
+        text = _damaged_utf8(data)
     if text is None or "\x00" in text[:_SAMPLE_BYTES]:
         text = _guess(data)
     return _checked(text)
@@ -74,6 +77,17 @@ def _try_decode(data: bytes, codec: str) -> str | None:
         return data.decode(codec)
     except (UnicodeDecodeError, LookupError):
         return None
+
+
+def _damaged_utf8(data: bytes) -> str | None:
+    """UTF-8 with U+FFFD for bytes that were cut or spoilt, when three characters are whole for each that is not.
+
+    Other encodings hardly ever make whole characters: Windows-1252 none, the East Asian ones fewer than they spoil.
+    """
+    text = data.decode("utf-8", errors="replace")
+    bad = text.count("\ufffd")
+    whole = len(text) - len(text.encode("ascii", errors="ignore")) - bad
+    return text if whole >= 3 * bad else None
 
 
 def _guess(data: bytes) -> str:

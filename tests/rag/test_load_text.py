@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from carrel_rag.errors import DocumentTooLargeError, EmptyDocumentError, UnreadableDocumentError
 from carrel_rag.loaders import Limits, load_bytes, load_file
 from carrel_rag.loaders.csv_table import find_delimiter
+from carrel_rag.loaders.detect import detect_format
 from carrel_rag.loaders.encoding import decode_text
 
 CHINESE = "青竹书店会员分为银卡、金卡和墨玉卡三级。积分自获得之日起24个月内有效，每100分可抵扣1元。"
@@ -78,6 +80,15 @@ def test_a_file_of_blanks_is_empty(blank: bytes) -> None:
 def test_other_types_are_refused_by_name(head: bytes, name: str) -> None:
     with pytest.raises(UnreadableDocumentError, match=name):
         load_bytes(head + bytes(range(256)) * 4, "file.txt")
+
+
+def test_many_comments_are_soon_looked_through() -> None:
+    for end in ("# Heading", "<p>Heading"):
+        text = "<!-- a -->\n" * 370 + end
+        begun = time.perf_counter()
+        assert detect_format(text.encode(), ".md") == "markdown"
+        assert time.perf_counter() - begun < 1
+    assert detect_format(b"<!-- a -->\n" * 30 + b"<html>", ".md") == "html"
 
 
 def test_random_bytes_are_not_text() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TypedDict
 
@@ -14,6 +15,7 @@ from carrel_rag.store_schema import STORE_VERSION
 
 _CONTEXT_SHARE = 5  # a fifth of the embedder's tokens, at most, goes to title and headings
 _MAX_CONTEXT_TOKENS = 48
+MAX_TOP_K = 1000  # passages of one question; SQLite itself fails only far above
 
 
 class AskOptions(TypedDict, total=False):
@@ -42,7 +44,7 @@ def check_mode(mode: Mode) -> Mode:
 def check_question(question: str, top_k: int | None) -> None:
     """
     Raises:
-        InvalidParamsError: no question, or no number of passages.
+        InvalidParamsError: no question, or no number of passages that can be had.
     """
     if not isinstance(question, str):
         raise InvalidParamsError(f"the question must be a string, got {type(question).__name__}.", param="question")
@@ -50,6 +52,8 @@ def check_question(question: str, top_k: int | None) -> None:
         raise InvalidParamsError("the question is empty.", param="question")
     if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
         raise InvalidParamsError(f"top_k must be a whole number of at least 1, got {top_k!r}.", param="top_k")
+    if top_k is not None and top_k > MAX_TOP_K:  # not shown: Python refuses to write very long numbers
+        raise InvalidParamsError(f"top_k must be at most {MAX_TOP_K:,} passages.", param="top_k")
 
 
 def check_metadata(metadata: Mapping[str, MetadataValue], param: str) -> None:
@@ -58,11 +62,36 @@ def check_metadata(metadata: Mapping[str, MetadataValue], param: str) -> None:
         InvalidParamsError: a value that cannot be stored and compared.
     """
     for key, value in metadata.items():
-        if not isinstance(key, str) or not (value is None or isinstance(value, str | int | float)):
+        if not _is_key(key) or not _is_value(value):
             raise InvalidParamsError(
-                f"{param} holds {key!r}: {value!r}; values are strings, numbers, true, false, None, keys strings.",
+                f"{param} holds {key!r}: {_shown(value)}; values are strings, finite numbers of at most 64 bits, true,"
+                r' false, None, keys strings without ", \ and control characters.',
                 param=param,
             )
+
+
+def _is_key(key: object) -> bool:
+    """Whether SQLite finds the key again: its JSON paths know no escapes, so it finds nothing under the others."""
+    return isinstance(key, str) and _is_unicode(key) and not any(char in '"\\' or char < " " for char in key)
+
+
+def _is_value(value: object) -> bool:
+    """Whether JSON can hold the value and SQLite compare it."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, str) and _is_unicode(value))
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half a surrogate pair, which no file can hold as UTF-8."""
+    return text.isprintable() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _shown(value: object) -> str:
+    """A value in a message; Python refuses to write very long numbers."""
+    return f"a number of {value.bit_length()} bits" if isinstance(value, int) else repr(value)
 
 
 def context_tokens(embedder: Embedder) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from carrel_rag.index import VectorIndex
 from carrel_rag.lexical import query_terms
+from carrel_rag.options import MAX_TOP_K
 from carrel_rag.protocols import Embedder, FloatArray, Reranker, RerankerKind
 from carrel_rag.relevance import Question, make_question
 from carrel_rag.schema import Chunk, MetadataValue, RetrievedChunk
@@ -23,6 +24,7 @@ from carrel_rag.store import Store
 from carrel_rag.text import cjk_share
 
 _RRF_K = 60  # Cormack, Clarke, Büttcher 2009
+_MAX_SEARCH = 10_000  # what two searches find must fit into one query: SQLite takes 32,766 values
 _MAX_FREE_SEARCHES = 2  # before writers are asked to wait: a document replaced meanwhile would fall between
 
 
@@ -36,9 +38,11 @@ class RetrieverConfig:
     min_score: float | None = None  # passages below are dropped; None keeps all
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "num_search", "num_rerank"):
+        for name, most in (("top_k", MAX_TOP_K), ("num_search", _MAX_SEARCH), ("num_rerank", _MAX_SEARCH)):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:,}.")
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,9 @@ class Snapshot:
     def chunk_ids(self, where: Mapping[str, MetadataValue]) -> list[int]:
         """The chunks of documents whose metadata has these values; ``document_id`` and ``source`` are keys, too."""
         columns = {"document_id": "d.id", "source": "d.source"}
-        tests = [f"{columns[key]} IS ?" if key in columns else "json_extract(d.metadata, ?) IS ?" for key in where]
+        # NaN and infinities are refused now; a document that was stored with one is not found, and breaks no question.
+        found = "CASE WHEN json_valid(d.metadata) THEN json_extract(d.metadata, ?) END"
+        tests = [f"{columns.get(key, found)} IS ?" for key in where]
         values: list[MetadataValue] = []
         for key, value in where.items():
             values += [value] if key in columns else [f'$."{key}"', value]

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from carrel.errors import InvalidParamsError
-from carrel_rag import Document, RAGPipeline, SourceNotFoundError
+from carrel_rag import Document, RAGPipeline, RetrieverConfig, SourceNotFoundError
 from rag_fakes import FakeEmbedder
 
-NOTE = Document(text="共有4812盏灯笼。", source="note", metadata={"lang": "zh", "year": 2026, "checked": True})
+LEAST: int = -(2**63)
+NOTE = Document(
+    text="共有4812盏灯笼。", source="note", metadata={"lang": "zh", "year": 2026, "checked": True, "least": LEAST}
+)
 
 
 def test_the_knowledge_base_does_not_index_itself(tmp_path: Path) -> None:
@@ -52,7 +55,11 @@ def test_an_empty_path_is_not_the_working_directory(pipeline: RAGPipeline) -> No
         pipeline.add("", use_tqdm=False)
 
 
-@pytest.mark.parametrize("value", [["a"], {"b": 1}, object()])
+@pytest.mark.parametrize(
+    "value",
+    [["a"], {"b": 1}, object(), float("nan"), float("-inf"), 2**63, -(2**70), 10**5000, "half \ud83d"],
+    ids=lambda value: type(value).__name__,
+)
 def test_metadata_that_cannot_be_compared_is_refused_before_anything_is_read(pipeline: RAGPipeline, value: Any) -> None:
     for call in (
         lambda: pipeline.add([NOTE], metadata={"tags": value}, use_tqdm=False),
@@ -64,11 +71,28 @@ def test_metadata_that_cannot_be_compared_is_refused_before_anything_is_read(pip
     assert pipeline.documents() == []
 
 
+@pytest.mark.parametrize("key", ['l"a', "l\\a", "l\na", "l\0a", "l\ud83da", 5], ids=ascii)
+def test_keys_of_metadata_that_cannot_be_found_are_refused(pipeline: RAGPipeline, key: Any) -> None:
+    for call in (
+        lambda: pipeline.add(NOTE, metadata={key: "a"}, use_tqdm=False),
+        lambda: pipeline.retrieve("灯笼", where={key: "a"}),
+    ):
+        with pytest.raises(InvalidParamsError, match="keys strings without"):
+            call()
+
+
 def test_metadata_of_every_kind_is_found_again(pipeline: RAGPipeline) -> None:
     pipeline.add(NOTE, use_tqdm=False)
-    for where in ({"lang": "zh"}, {"year": 2026}, {"checked": True}, {"missing": None}, {"lang": "zh", "year": 2026}):
+    for where in (
+        {"lang": "zh"},
+        {"year": 2026},
+        {"checked": True},
+        {"missing": None},
+        {"lang": "zh", "year": 2026},
+        {"least": LEAST},
+    ):
         assert len(pipeline.retrieve("灯笼", where=where)) == 1, where
-    for where in ({"lang": "en"}, {"year": 2025}, {"checked": False}, {'l"a': "zh"}):
+    for where in ({"lang": "en"}, {"year": 2025}, {"checked": False}, {"l'a.b": "zh"}):
         assert pipeline.retrieve("灯笼", where=where) == (), where
 
 
@@ -82,3 +106,14 @@ def test_a_question_is_a_string(pipeline: RAGPipeline, question: Any) -> None:
 def test_top_k_is_a_whole_number(pipeline: RAGPipeline, top_k: Any) -> None:
     with pytest.raises(InvalidParamsError, match="top_k must be a whole number"):
         pipeline.retrieve("a", top_k=top_k)
+
+
+def test_top_k_has_an_upper_bound(pipeline: RAGPipeline) -> None:
+    pipeline.add(NOTE, use_tqdm=False)
+    assert len(pipeline.retrieve("灯笼", top_k=1000)) == 1
+    for top_k in (1001, 2**63, 10**5000):
+        with pytest.raises(InvalidParamsError, match=r"top_k must be at most 1,000 passages"):
+            pipeline.retrieve("灯笼", top_k=top_k)
+    for name in ("top_k", "num_search", "num_rerank"):
+        with pytest.raises(ValueError, match=f"{name} must be at most"):
+            RetrieverConfig(**{name: 2**63})

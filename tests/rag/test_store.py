@@ -122,6 +122,12 @@ def test_metadata_filters(store: Store) -> None:
     assert [i for i, _ in now(store).search_terms(["内容", "墨玉"], 5, allowed=second)] == second
 
 
+def test_a_number_that_json_does_not_know_breaks_no_filter(store: Store) -> None:
+    put(store, source="/old.md", metadata={"price": float("nan"), "lang": "zh"})  # an earlier version let it in
+    good = put(store, "别的内容。", source="/b.md", metadata={"lang": "zh"})
+    assert now(store).chunk_ids({"lang": "zh"}) == good
+
+
 def test_a_file_that_is_no_knowledge_base(tmp_path: Path) -> None:
     path = tmp_path / "knowledge.sqlite3"
     path.write_text("这不是数据库" * 100, encoding="utf-8")

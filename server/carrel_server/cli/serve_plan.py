@@ -134,7 +134,7 @@ def _keys_in(name: str, value: str) -> list[str]:
     texts = value.split(",") if name == "CARREL_API_KEY" else [value]
     keys = [key for text in texts if (key := text.strip())]
     if not keys:
-        message = f"The API key in {name} is empty. Give it a value, or unset the variable; the server asks for no key then."
+        message = f"The API key in {name} is empty. Give it a value, or unset the variable to ask for none."
         raise InvalidParamsError(message, param=name)
     return keys
 

@@ -104,3 +104,9 @@ def test_too_many_pages_are_refused() -> None:
     pdf = make_pdf([[(72, 700, 11, f"page {n}")] for n in range(3)])
     with pytest.raises(DocumentTooLargeError, match="max_pages=2"):
         load_bytes(pdf, "long.pdf", Limits(max_pages=2))
+
+
+def test_a_pdf_behind_other_bytes_is_read() -> None:
+    pdf = make_pdf([[(72, 700, 11, "Behind a header, caf\xe9")]])
+    for junk in (b"\r\n\n", b"\xef\xbb\xbf", b"HTTP/1.1 200 OK\r\n\r\n"):
+        assert load_bytes(junk + pdf, "a.pdf").text.startswith("Behind a header")

@@ -82,6 +82,14 @@ def test_other_types_are_refused_by_name(head: bytes, name: str) -> None:
         load_bytes(head + bytes(range(256)) * 4, "file.txt")
 
 
+def test_a_note_that_speaks_of_pdf_is_a_note() -> None:
+    for codec in ("utf-8", "gbk"):
+        note = f"# 文件头\n\n{CHINESE}前几个字节是 `%PDF-1.7`。".encode(codec)
+        assert "%PDF-1.7" in load_bytes(note, "note.md").text
+    sample = "# 解剖\n\n```\n%PDF-1.7\n1 0 obj\n<<>>\nendobj\n```\n"
+    assert "endobj" in load_bytes(sample.encode(), "note.md").text
+
+
 def test_many_comments_are_soon_looked_through() -> None:
     for end in ("# Heading", "<p>Heading"):
         text = "<!-- a -->\n" * 370 + end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 import zipfile
@@ -19,6 +20,7 @@ MEDIA_TYPES: dict[Format, str] = {
     "csv": "text/csv",
     "text": "text/plain",
 }
+_PDF_MAGIC = b"%PDF-"
 _BINARY_MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -60,7 +62,7 @@ def detect_format(data: bytes, suffix: str) -> Format:
     Raises:
         UnreadableDocumentError: an image, an archive or another type that is not read; the message names it.
     """
-    if b"%PDF-" in data[:1024]:
+    if _is_pdf(data):
         return "pdf"
     if data.startswith(b"PK\x03\x04"):
         return _detect_zip(data)
@@ -72,6 +74,24 @@ def detect_format(data: bytes, suffix: str) -> Format:
     if _HTML_START.match(data[:4096]):
         return "html"
     return _BY_NAME.get(suffix.lower(), "text")
+
+
+def _is_pdf(data: bytes) -> bool:
+    """Whether it begins as a PDF, or holds one behind other bytes, as readers of PDF allow within the first 1024.
+
+    A note that only speaks of PDF has no objects, or is whole UTF-8, which the bytes of a PDF seldom are.
+    """
+    if data[:1024].removeprefix(codecs.BOM_UTF8).lstrip(b"\x00 \t\r\n\f\v").startswith(_PDF_MAGIC):
+        return True
+    return _PDF_MAGIC in data[:1024] and b"endobj" in data and not _is_utf8(data)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return b"\x00" not in data
 
 
 def _detect_zip(data: bytes) -> Format:

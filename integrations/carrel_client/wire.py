@@ -198,8 +198,9 @@ def model_reply(answer: Json, task: Task, model: str | None) -> ModelInfo:
     entries = answer["data"]
     for entry in entries:
         if entry["id"] == model or (model is None and entry.get("task", task) == task):
-            calls_tools = "tools" in (entry.get("capabilities") or ())
-            return ModelInfo(entry["id"], entry.get("max_model_len"), calls_tools=calls_tools)
+            can = entry.get("capabilities") or ()  # another server does not say: its models chat, call no tools
+            has_chat_template = "chat" in can or "completion" not in can
+            return ModelInfo(entry["id"], entry.get("max_model_len"), has_chat_template, "tools" in can)
     there = ", ".join(f"{entry['id']} ({entry.get('task', 'no task')})" for entry in entries) or "none"
     raise ModelNotFoundError(f"The server has no {task} model{f' {model!r}' if model else ''}; it has: {there}.")
 

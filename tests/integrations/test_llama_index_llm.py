@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from adapter_helpers import API_KEY, await_until, in_flight, wait_until
-from carrel import LLM
+from carrel import LLM, AsyncLLM
 from carrel.errors import ModelNotFoundError
 from carrel_client import ServerRefusedError
+from carrel_server.app import create_app
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import LLM as LlamaIndexLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.llms.carrel import Carrel
+from server_threads import running
+from tiny_models import TinyModels
 
 QUESTION = "一个读者可以借几本书?"
 MESSAGES = [ChatMessage("简短回答。", role=MessageRole.SYSTEM), ChatMessage(QUESTION)]
@@ -67,6 +72,24 @@ def test_a_completion_is_a_user_message_and_a_formatted_one_goes_as_it_is(way_in
         assert model.complete(QUESTION).raw == chat.raw
         prompt = llm.host.get(None, "chat").chat_template.render([{"role": "user", "content": QUESTION}])  # type: ignore[union-attr]
         assert model.complete(prompt, formatted=True).text == chat.message.content
+
+
+def test_a_model_without_a_chat_template_gets_text(tiny_models: TinyModels, tmp_path: Path) -> None:
+    """In process and over HTTP alike: LlamaIndex writes the conversation out."""
+    folder = shutil.copytree(tiny_models("qwen2"), tmp_path / "base")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    with (
+        LLM(str(folder)) as base,
+        running(create_app(AsyncLLM(host=base.host))) as url,
+        carrel({"llm": base}) as near,
+        carrel({"base_url": url}) as far,
+    ):
+        assert not near.metadata.is_chat_model and not far.metadata.is_chat_model
+        assert far.chat(MESSAGES).message.content == near.chat(MESSAGES).message.content
+        assert far.complete(QUESTION).text == near.complete(QUESTION).text
 
 
 def test_counts_reach_llama_indexs_token_counter(way_in: dict[str, Any]) -> None:

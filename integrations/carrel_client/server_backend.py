@@ -91,10 +91,12 @@ class ServerBackend:
         return await self._asend(self._text_call(request))
 
     def embed(self, texts: Sequence[str], options: EmbedOptions) -> list[list[float]]:
-        return self._send(self._embed_call(texts, options))
+        calls = (self._embed_call(part, options) for part in wire.embed_parts(texts))
+        return [vector for call in calls for vector in self._send(call)]
 
     async def aembed(self, texts: Sequence[str], options: EmbedOptions) -> list[list[float]]:
-        return await self._asend(self._embed_call(texts, options))
+        calls = (self._embed_call(part, options) for part in wire.embed_parts(texts))
+        return [vector for call in calls for vector in await self._asend(call)]
 
     def rerank(self, query: str, documents: Sequence[str], options: RerankOptions) -> list[RerankResult]:
         return self._send(self._rerank_call(query, documents, options))

@@ -146,6 +146,14 @@ def tokenize_reply(answer: Json) -> list[int]:
 
 # /v1/embeddings
 
+MAX_INPUTS = 2048  # texts in one request: OpenAI's number, and what carrel's server takes unless it is told otherwise
+
+
+def embed_parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in as many requests as they need."""
+    for start in range(0, len(texts), MAX_INPUTS):
+        yield texts[start : start + MAX_INPUTS]
+
 
 def embed_body(texts: Sequence[str], options: EmbedOptions) -> Json:
     body: Json = {"input": list(texts), "encoding_format": "base64", "input_type": options.input_type}

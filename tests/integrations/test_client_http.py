@@ -136,6 +136,22 @@ def test_plain_float_vectors_are_read_and_put_in_order() -> None:
         assert embeddings.embed_documents(["甲", "乙"]) == [[0.25, 0.0], [0.5, 1.0]]
 
 
+async def test_many_texts_go_in_several_requests() -> None:
+    """A server takes 2048 texts at once: OpenAI's, and carrel's own unless it is told otherwise."""
+
+    def vectors(count: int, offset: float) -> Answer:
+        rows = [{"index": index, "embedding": [offset + index]} for index in range(count)]
+        return 200, json.dumps({"data": rows}).encode()
+
+    texts = [f"第{number}段" for number in range(2050)]
+    first, last = vectors(2048, 0.0), vectors(2, 2048.0)
+    with server_that_answers(first, last, first, last) as (url, bodies):
+        async with CarrelEmbeddings(base_url=url, model="tiny") as embeddings:
+            assert embeddings.embed_documents(texts) == [[float(number)] for number in range(2050)]
+            assert await embeddings.aembed_documents(texts) == [[float(number)] for number in range(2050)]
+    assert [body["input"] for body in bodies] == [texts[:2048], texts[2048:]] * 2
+
+
 # Against carrel's own server
 
 

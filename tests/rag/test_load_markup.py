@@ -42,6 +42,43 @@ def test_html_main_text_without_menus(examples: Path) -> None:
     assert path == "Carrick Fell Observatory: Visitor Guide > The telescopes > The Ainsley reflector"
 
 
+def html_table(rows: str) -> list[str]:
+    return load_bytes(f"<!DOCTYPE html><table>{rows}</table>".encode(), "page.html").text.split("\n")
+
+
+def test_html_cells_over_two_rows_stand_in_both() -> None:
+    rows = "<tr><th>Card<th>Year<th>Rate</tr><tr><td rowspan=2>Jade<td>first<td>5%</tr><tr><td>second<td>6%</tr>"
+    assert html_table(rows) == ["Card: Jade; Year: first; Rate: 5%", "Card: Jade; Year: second; Rate: 6%"]
+    rows = "<tr><th>Card<th>Year<th>Rate</tr><tr><td>Jade<td>one<td rowspan=9>5%</tr><tr><td>Silver<td>two</tr>"
+    assert html_table(rows)[1] == "Card: Silver; Year: two; Rate: 5%"
+
+
+def test_html_cells_over_two_columns_name_both() -> None:
+    rows = "<tr><th>Item<th colspan=2>Price<th>Stock</tr><tr><td>Fern<td>3<td>4<td>many</tr>"
+    assert html_table(rows) == ["Item: Fern; Price: 3; Price: 4; Stock: many"]
+    rows = "<tr><th>Item<th>Old<th>New<th>Stock</tr><tr><td>Fern<td colspan=2>3<td>many</tr>"
+    assert html_table(rows) == ["Item: Fern; Old: 3; Stock: many"]
+
+
+def test_html_cells_keep_to_their_part_of_the_table() -> None:
+    head = "<thead><tr><th rowspan=3>Card<th>Rate</tr></thead>"
+    assert html_table(head + "<tbody><tr><td>Jade<td>5%</tr></tbody>") == ["Card: Jade; Rate: 5%"]
+
+
+def test_html_title_over_a_whole_table_is_said_once() -> None:
+    rows = "<tr><th colspan=3>Ferns of the north</tr><tr><td>Fern<td>3<td>many</tr>"
+    assert html_table(rows) == ["Ferns of the north", "Fern | 3 | many"]
+
+
+def test_html_spans_that_no_table_has() -> None:
+    rows = "<tr><th>Card<th>Rate</tr><tr><td colspan=x rowspan=-1>Jade<td colspan='0'>5%</tr>"
+    assert html_table(rows) == ["Card: Jade; Rate: 5%"]
+    huge = "<tr>" + "<td colspan=99999999999 rowspan=99999999999>a" * 2000 + "</tr>" + "<tr><td>b</tr>" * 2000
+    lines = html_table(huge)
+    assert len(lines) == 2001
+    assert sum(map(len, lines)) < 64 * len(huge)
+
+
 def test_html_is_known_by_its_content() -> None:
     assert load_bytes(b"<!DOCTYPE html><p>one<p>two", "page.txt").text == "one\n\ntwo"
 
@@ -114,6 +151,10 @@ def test_docx_headings_and_rows() -> None:
 
 def test_docx_cells_over_two_columns_name_both() -> None:
     assert "等级: 墨玉卡; 门槛: 12000; 门槛: 元" in load_bytes(make_docx("merged"), "policy.docx").text
+
+
+INSERTED = '<w:ins w:id="1" w:author="a"><w:r><w:t>{}</w:t></w:r></w:ins>'
+CONTROL = "<w:sdt><w:sdtPr/><w:sdtContent>{}</w:sdtContent></w:sdt>"
 
 
 def test_a_docx_named_pdf_is_read_as_docx() -> None:

@@ -91,10 +91,7 @@ def _add_table(builder: TextBuilder, table: Any) -> None:
     rows: list[list[str]] = []
     for row in table._tbl.tr_lst:
         rows.append(_row_cells(row, rows[-1] if rows else []))
-    if rows:  # the name of a column that spans two names both
-        for column in range(1, len(rows[0])):
-            rows[0][column] = rows[0][column] or rows[0][column - 1]
-    for line in render_table(rows):
+    for line in render_table(rows, spans=True):
         builder.add(line, "row")
 
 

@@ -5,6 +5,7 @@ Knows tags, not style sheets: what only CSS hides is read.
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from bs4 import BeautifulSoup
@@ -12,7 +13,7 @@ from bs4.element import NavigableString, PageElement, PreformattedString, Tag
 
 from carrel_rag.loaders.encoding import decode_text
 from carrel_rag.loaders.extracted import Extracted, TextBuilder
-from carrel_rag.loaders.tables import render_table
+from carrel_rag.loaders.tables import Cell, lay_out, render_table
 from carrel_rag.text import join_lines
 
 _CHARSET = re.compile(rb"""<meta[^>]+?charset\s*=\s*["']?\s*([\w.:-]+)""", re.I)
@@ -83,6 +84,15 @@ def _main_part(soup: BeautifulSoup) -> Tag:
     return whole
 
 
+def _cell(tag: Tag) -> Cell:
+    return Cell(tag.get_text(" ", strip=True), rowspan=_span(tag, "rowspan"), colspan=_span(tag, "colspan"))
+
+
+def _span(tag: Tag, name: str) -> int:
+    number = re.match(r"\s*([0-9]{1,6})", str(tag.get(name, "")))
+    return int(number.group(1)) if number else 1
+
+
 class _Walker:
     """Walks the tree, gathers inline text, and hands on a block whenever one ends."""
 
@@ -131,8 +141,10 @@ class _Walker:
         caption = tag.find("caption")
         if caption is not None:
             self._builder.add(caption.get_text(" ", strip=True))
-        rows = [[cell.get_text(" ", strip=True) for cell in row.find_all(["td", "th"])] for row in tag.find_all("tr")]
-        for line in render_table(rows):
+        rows: list[list[str]] = []
+        for _, part in itertools.groupby(tag.find_all("tr"), key=lambda row: id(row.parent)):  # spans end with thead
+            rows += lay_out([[_cell(cell) for cell in row.find_all(["td", "th"])] for row in part])
+        for line in render_table(rows, spans=True):
             self._builder.add(line, "row")
 
     def _flush(self) -> None:

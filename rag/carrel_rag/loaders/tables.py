@@ -5,9 +5,57 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 _NUMBER = re.compile(r"[-+]?[\d.,]+\s*[%€$¥£]?")
+_MAX_SPAN = 1000  # as browsers have it for columns
+_MIN_ROOM, _ROOM_PER_CHARACTER = 1000, 64  # how much spans may add to a table: nobody vouches for a document
 Row = Sequence[str]
+
+
+class Cell(NamedTuple):
+    """A cell as a page writes it: once, whatever its place in the grid."""
+
+    text: str
+    rowspan: int = 1
+    colspan: int = 1
+
+
+def lay_out(rows: Sequence[Sequence[Cell]]) -> list[list[str]]:
+    """Cells by grid column: one over many columns counts once, one over many rows is repeated in each.
+
+    >>> lay_out([[Cell("Jade", rowspan=2), Cell("first")], [Cell("second")]])
+    [['Jade', 'first'], ['Jade', 'second']]
+    """
+    grid: list[list[str]] = []
+    placed: dict[int, tuple[str, int]] = {}  # by column: a text, and the last row that it stands in
+    room = _MIN_ROOM + _ROOM_PER_CHARACTER * sum(len(cell.text) + 1 for row in rows for cell in row)
+    for index, row in enumerate(rows):
+        placed = {column: entry for column, entry in placed.items() if entry[1] >= index}
+        column = 0
+        for cell in row:
+            while column in placed:
+                column += 1
+            fitted = _fit(cell, len(rows) - index, room)
+            room -= _added(fitted)
+            for offset in range(fitted.colspan):
+                placed.setdefault(column + offset, ("" if offset else fitted.text, index + fitted.rowspan - 1))
+            column += fitted.colspan
+        if row:
+            grid.append([placed.get(at, ("", 0))[0] for at in range(max(placed) + 1)])
+    return grid
+
+
+def _fit(cell: Cell, num_rows: int, room: int) -> Cell:
+    """The cell with spans that its table has rows for, or without any where they would add too much."""
+    rowspan, colspan = (max(1, min(span, _MAX_SPAN)) for span in (cell.rowspan, cell.colspan))
+    fitted = Cell(cell.text, min(rowspan, num_rows), colspan)
+    return fitted if _added(fitted) <= room else Cell(cell.text)
+
+
+def _added(cell: Cell) -> int:
+    """Cells and characters that its spans put into the grid."""
+    return cell.rowspan * cell.colspan - 1 + (cell.rowspan - 1) * len(cell.text)
 
 
 def is_header(first: Row, others: Sequence[Row]) -> bool:
@@ -38,11 +86,15 @@ def render_row(header: Row | None, row: Row) -> str:
     return "; ".join(f"{name}: {cell}" if name else cell for name, cell in zip(names, cells, strict=False) if cell)
 
 
-def render_table(rows: Sequence[Row]) -> Iterator[str]:
-    """The rows of a table as lines, blank ones left out. A table that is only a header is kept as it is."""
+def render_table(rows: Sequence[Row], *, spans: bool = False) -> Iterator[str]:
+    """The rows of a table as lines, blank ones left out. A table that is only a header is kept as it is.
+
+    With ``spans`` an empty cell of the header belongs to its left neighbour: a name over many columns names them all.
+    """
     full = [row for row in rows if any(cell.strip() for cell in row)]
     if not full:
         return
-    header = full[0] if is_header(full[0], full[1:20]) else None
+    names = list(itertools.accumulate(full[0], lambda left, cell: cell or left)) if spans else full[0]
+    header = names if is_header(names, full[1:20]) else None
     for row in full[1:] if header is not None else full:
         yield render_row(header, row)

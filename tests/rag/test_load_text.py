@@ -134,6 +134,16 @@ def test_a_first_column_without_a_name_names_its_rows() -> None:
     assert load_bytes(b",spring,autumn\nferns,12,7\n", "t.csv").text == "ferns; spring: 12; autumn: 7"
 
 
+def test_years_name_columns() -> None:
+    text = load_bytes(b"Country,2019,2020\nFrance,5,6\n", "t.csv").text
+    assert text == "Country: France; 2019: 5; 2020: 6"
+    born = b"Ada,1815,1852\nMary,1780,1872\n"
+    assert load_bytes(born, "t.csv").text == "Ada | 1815 | 1852\nMary | 1780 | 1872"
+    born = b"Edith,1923,2003\nFrances,1932,2020\n"
+    assert load_bytes(born, "t.csv").text == "Edith | 1923 | 2003\nFrances | 1932 | 2020"
+    assert load_bytes(b"Fern,2000\nMoss,500\n", "t.csv").text == "Fern | 2000\nMoss | 500"
+
+
 def test_csv_values_beyond_the_header_are_kept() -> None:
     assert load_bytes(b"a,b\n1,2,3\n", "t.csv").text == "a: 1; b: 2; column 3: 3"
 

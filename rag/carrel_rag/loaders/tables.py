@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 _NUMBER = re.compile(r"[-+]?[\d.,]+\s*[%€$¥£]?")
+_YEAR = re.compile(r"(?:19|20)[0-9]{2}")
 _MAX_SPAN = 1000  # as browsers have it for columns
 _MIN_ROOM, _ROOM_PER_CHARACTER = 1000, 64  # how much spans may add to a table: nobody vouches for a document
 Row = Sequence[str]
@@ -62,15 +63,26 @@ def is_header(first: Row, others: Sequence[Row]) -> bool:
     """Whether the first row names columns: full, distinct, and no number unless numbers stand nowhere below.
 
     Neighbours may have the same name: a cell that spans two columns. The first name may be missing: its column names
-    the rows.
+    the rows. Years are names where no years stand below them.
     """
     cells = [cell.strip() for cell in first]
     names = [cell for cell, _ in itertools.groupby(cells[1:] if cells and not cells[0] else cells)]
     if len(names) < 2 or not others or not all(names) or len(set(names)) != len(names):
         return False
-    if not any(_NUMBER.fullmatch(cell) for cell in cells):
+    numbers = [column for column, cell in enumerate(cells) if _NUMBER.fullmatch(cell)]
+    if not numbers or _are_years(numbers, cells, others):
         return True
     return not any(_NUMBER.fullmatch(cell.strip()) for row in others for cell in row)
+
+
+def _are_years(columns: Sequence[int], first: Row, others: Sequence[Row]) -> bool:
+    """Whether these columns begin with years, and go on without. One alone may be a price or a count."""
+    below = (row[column].strip() for row in others for column in columns if column < len(row))
+    return (
+        len(columns) > 1
+        and all(_YEAR.fullmatch(first[column]) for column in columns)
+        and not any(_YEAR.fullmatch(cell) for cell in below)
+    )
 
 
 def render_row(header: Row | None, row: Row) -> str:

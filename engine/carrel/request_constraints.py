@@ -26,11 +26,15 @@ def compile_form(model: HostedModel, params: SamplingParams, answer: AnswerForma
     where the model chooses whether to call tools, calls may stand in place of a form that is asked for.
 
     Raises:
-        InvalidParamsError: there is no such form, it is too large, or the model cannot end a text.
+        InvalidParamsError: there is no such form, it is too large, the model cannot end a text, or a call is forced, so
+            that the form would have no place.
     """
     lark = answer.tool_grammar if answer is not None else None
     calls = answer.make_calls_grammar if answer is not None else None
-    if params.structured_outputs is not None and (lark is None or calls is not None):
+    if params.structured_outputs is not None:
+        if lark is not None and calls is None:
+            message = "tool_choice asks for a call, and structured_outputs for a form of the text; give one of them."
+            raise InvalidParamsError(message, param="tool_choice")
         from carrel.structured_output import response_lark  # loads llguidance
 
         lark = response_lark(params.structured_outputs)

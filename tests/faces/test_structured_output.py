@@ -119,10 +119,12 @@ def test_thoughts_are_free_and_the_answer_is_not(folder: Path, end: str) -> None
     assert answered(folder, thinking, maybe, structured_outputs=form(choice=["是", "否"])).text == thinking
 
 
-def test_a_tool_grammar_goes_before_the_callers_form(folder: Path) -> None:
+def test_a_tool_grammar_holds_the_text_and_leaves_no_place_for_another_form(folder: Path) -> None:
     answer = AnswerFormat(make_parser=TextParser, tool_grammar='start: "call(" /[0-9]+/ ")"')
-    assert answered(folder, "call(12) 好", answer, structured_outputs=form(choice=["是"])).text == "call(12)"
+    assert answered(folder, "call(12) 好", answer).text == "call(12)"
     assert answered(folder, "call(x1)", answer).text.startswith("call(")
+    with pytest.raises(InvalidParamsError, match="give one of them"):
+        answered(folder, "call(12)", answer, structured_outputs=form(choice=["是"]))
     with pytest.raises(InvalidParamsError, match="ignore_eos"):
         answered(folder, "call(x1)", answer, ignore_eos=True)
 

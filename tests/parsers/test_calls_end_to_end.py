@@ -315,6 +315,11 @@ def test_refusals(ask):
         ask("qwen3-off", "x", tools=[NOW])
     with pytest.raises(InvalidParamsError, match="none of the tools"):
         ask("hermes", "x", tools=[NOW], tool_choice={"function": {"name": "x"}})
+    yes = replace(LONG, structured_outputs=StructuredOutputsParams(choice=["是"]))
+    for choice in ("required", {"function": {"name": "now"}}):
+        with pytest.raises(InvalidParamsError, match="give one of them") as caught:
+            ask("hermes", "x", yes, tools=[NOW], tool_choice=choice)
+        assert caught.value.param == "tool_choice"
     loop = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=a)b"}}}
     with pytest.raises(InvalidParamsError, match=r"^tools: ") as caught:
         ask("hermes", "x", tools=[{"function": {"name": "f", "parameters": loop}}], tool_choice="required")

@@ -110,3 +110,22 @@ def test_a_pdf_behind_other_bytes_is_read() -> None:
     pdf = make_pdf([[(72, 700, 11, "Behind a header, caf\xe9")]])
     for junk in (b"\r\n\n", b"\xef\xbb\xbf", b"HTTP/1.1 200 OK\r\n\r\n"):
         assert load_bytes(junk + pdf, "a.pdf").text.startswith("Behind a header")
+
+
+def test_rows_of_numbers_in_the_margin_are_no_feet() -> None:
+    pages = []
+    for number in range(1, 4):
+        rows = [
+            [
+                (72.0, y, 11.0, f"{number:02}/10/2024"),
+                (250.0, y, 11.0, f"{number},{y}.00"),
+                (400.0, y, 11.0, "5,101.00"),
+            ]
+            for y in (800, 786, 772, 60)
+        ]
+        feet = [(280.0, 30.0, 9.0, f"- {number} -"), (500.0, 16.0, 9.0, f"{number} / 3")]
+        pages.append([*(cell for row in rows for cell in row), *feet])
+    text = load_bytes(make_pdf(pages), "statement.pdf").text
+    assert text.count("5,101.00") == 12
+    assert "- 2 -" not in text
+    assert "2 / 3" not in text

@@ -150,11 +150,21 @@ def _cells(glyphs: Sequence[Glyph], wide: float) -> list[str]:
 def page_furniture(pages: Sequence[Sequence[Line]]) -> set[Line]:
     """Heads and feet: lines in the margin that come back on another page, their numbers apart."""
     seen: dict[str, set[int]] = defaultdict(set)
-    marginal = [(number, line) for number, page in enumerate(pages) for line in page if line.in_margin]
+    marginal = [
+        (number, line)
+        for number, page in enumerate(pages)
+        for line in page
+        if line.in_margin and not _is_row_of_numbers(line.text)
+    ]
     for number, line in marginal:
         seen[_without_numbers(line.text)].add(number)
     enough = max(2, len(pages) // 4)
     return {line for _, line in marginal if len(seen[_without_numbers(line.text)]) >= enough}
+
+
+def _is_row_of_numbers(text: str) -> bool:
+    """``01/10/2024 5,101.00`` belongs to a table; ``- 3 -`` and ``3 / 12`` are page numbers."""
+    return not any(char.isalpha() for char in text) and len(re.findall(r"\d+", text)) > 2
 
 
 def _without_numbers(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import docx
 import pytest
 from carrel_rag.errors import DocumentTooLargeError, UnreadableDocumentError
 from carrel_rag.loaders import Extracted, Limits, load_bytes, load_file
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsdecls
 
 
 def sections(document: Extracted) -> dict[str, str]:
@@ -155,6 +158,60 @@ def test_docx_cells_over_two_columns_name_both() -> None:
 
 INSERTED = '<w:ins w:id="1" w:author="a"><w:r><w:t>{}</w:t></w:r></w:ins>'
 CONTROL = "<w:sdt><w:sdtPr/><w:sdtContent>{}</w:sdtContent></w:sdt>"
+
+
+def docx_of(*blocks: str) -> bytes:
+    """A DOCX whose body is these blocks of WordprocessingML."""
+    document = docx.Document()
+    for block in blocks:
+        document.element.body.insert(-1, parse_xml(re.sub(r"^<w:\w+", rf"\g<0> {nsdecls('w')}", block)))
+    buffer = io.BytesIO()
+    document.save(buffer)
+    return buffer.getvalue()
+
+
+def test_docx_tracked_changes_read_as_accepted() -> None:
+    deleted = '<w:del w:id="2" w:author="a"><w:r><w:delText>30</w:delText></w:r></w:del>'
+    run = "<w:r><w:t>{}</w:t></w:r>"
+    block = f"<w:p>{run.format('Refunds within ')}{deleted}{INSERTED.format('15')}{run.format(' days.')}</w:p>"
+    gone = f'<w:p><w:moveFrom w:id="3" w:author="a">{run.format("Gone.")}</w:moveFrom></w:p>'
+    both = f'<w:p><w:ins w:id="4" w:author="a">{deleted}</w:ins></w:p>'
+    assert load_bytes(docx_of(block, gone, both), "policy.docx").text == "Refunds within 15 days."
+    row = f"<w:tbl><w:tr><w:tc>{block}{gone}{both}</w:tc></w:tr></w:tbl>"
+    assert load_bytes(docx_of(row), "policy.docx").text == "Refunds within 15 days."
+
+
+def test_docx_content_controls_are_read() -> None:
+    run = "<w:r><w:t>{}</w:t></w:r>"
+    inline = f"<w:p>{run.format('Tenant: ')}{CONTROL.format(run.format('Orla Quill'))}</w:p>"
+    field = f'<w:fldSimple w:instr="REF a">{run.format(" 4")}</w:fldSimple>'
+    smart = f'<w:p><w:smartTag w:element="place">{run.format("Saltmere")}</w:smartTag>{field}</w:p>'
+    block = CONTROL.format(
+        f"<w:p>{run.format('A block.')}</w:p>" + CONTROL.format(f"<w:p>{run.format('Inner.')}</w:p>")
+    )
+    assert load_bytes(docx_of(inline, smart, block), "form.docx").text == (
+        "Tenant: Orla Quill\n\nSaltmere 4\n\nA block.\n\nInner."
+    )
+
+
+def test_docx_rows_and_cells_in_content_controls_keep_their_columns() -> None:
+    def cell(text: str) -> str:
+        return f"<w:tc><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:tc>"
+
+    head = f"<w:tr>{cell('Card')}{cell('Year')}{cell('Rate')}</w:tr>"
+    rows = CONTROL.format(f"<w:tr>{cell('Jade')}{CONTROL.format(cell('first'))}{cell('5%')}</w:tr>")
+    assert load_bytes(docx_of(f"<w:tbl>{head}{rows}</w:tbl>"), "t.docx").text == "Card: Jade; Year: first; Rate: 5%"
+
+
+def test_docx_table_of_contents_is_no_text() -> None:
+    paragraph = "<w:p><w:r><w:t>{}</w:t></w:r></w:p>"
+    contents = CONTROL.format(paragraph.format("Refunds ..... 3")).replace(
+        "<w:sdtPr/>",
+        '<w:sdtPr><w:docPartObj><w:docPartGallery w:val="Table of Contents"/></w:docPartObj></w:sdtPr>',
+    )
+    assert load_bytes(docx_of(contents, paragraph.format("Refunds take a week.")), "t.docx").text == (
+        "Refunds take a week."
+    )
 
 
 def test_a_docx_named_pdf_is_read_as_docx() -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from carrel.params import MAX_BIASES
+
 from carrel_server.errors import HttpError
 from carrel_server.settings import ServerSettings
 
@@ -26,6 +28,7 @@ LISTS = {
 }
 NESTED = ("extra_body", "options")  # OpenAI's SDKs' and Ollama's
 MAX_FIELDS = 1000  # of a body, and of the variables of a chat template
+FIELDS = {"chat_template_kwargs": MAX_FIELDS, "logit_bias": MAX_BIASES}
 NUMBERS = {"n": "max_choices", "best_of": "max_choices"}
 
 
@@ -42,9 +45,11 @@ def check_limits(body: Mapping[str, Any], settings: ServerSettings) -> None:
         number = body.get(name)
         if isinstance(number, int | float) and number > getattr(settings, limit):
             raise _too_many(name, str(number), limit, settings)
-    for fields, place in ((body, "The body"), (body.get("chat_template_kwargs"), "chat_template_kwargs")):
-        if isinstance(fields, Mapping) and len(fields) > MAX_FIELDS:
-            raise HttpError(400, f"{place} has {len(fields)} fields; {MAX_FIELDS} are allowed.")
+    if len(body) > MAX_FIELDS:
+        raise HttpError(400, f"The body has {len(body)} fields; {MAX_FIELDS} are allowed.")
+    for name, most in FIELDS.items():
+        if isinstance(inner := body.get(name), Mapping) and len(inner) > most:
+            raise HttpError(400, f"{name} has {len(inner)} fields; {most} are allowed.", param=name)
     for name in NESTED:
         if isinstance(inner := body.get(name), dict):
             check_limits({key: value for key, value in inner.items() if key not in NESTED}, settings)

@@ -51,6 +51,13 @@ def test_more_than_one_request_may_have(small: str, path: str, body: dict[str, A
     assert flag in error["message"]
 
 
+@pytest.mark.parametrize(("name", "most"), [("chat_template_kwargs", 1000), ("logit_bias", 10_000)])
+def test_more_fields_than_one_object_may_have(small: str, name: str, most: int) -> None:
+    body = {"messages": [], name: {str(index): 1 for index in range(most + 1)}}
+    error = httpx.post(small + "/v1/chat/completions", json=body).json()["error"]
+    assert error["param"] == name and f"{most + 1} fields" in error["message"]
+
+
 def test_a_list_of_token_ids_is_one_prompt(small: str) -> None:
     body = {"prompt": [5, 6, 7, 8, 9], "max_tokens": 1}
     assert httpx.post(small + "/v1/completions", json=body).status_code == 200

@@ -12,10 +12,12 @@ from carrel.errors import InvalidParamsError
 from carrel.params import RequestOutputKind, SamplingParams
 from carrel.structured_params import StructuredOutputsParams
 from carrel_server.sampling_defaults import read_sampling_defaults
-from carrel_server.schemas.base import as_list
+from carrel_server.schemas.base import Body, as_list
 from carrel_server.schemas.chat import ChatBody
 from carrel_server.schemas.completion import CompletionBody
 from carrel_server.schemas.embedding import EmbeddingBody
+from carrel_server.schemas.ollama import OllamaChatBody
+from carrel_server.schemas.rerank import RerankBody
 from carrel_server.schemas.responses import ResponsesBody
 from carrel_server.schemas.sampling import SAMPLING_FIELDS, SamplingBody
 from hypothesis import given
@@ -51,6 +53,27 @@ def test_a_model_without_defaults(tmp_path: Path) -> None:
     params = chat(stream=True).sampling_params({}, max_tokens=None, logprobs=2)
     assert (params.temperature, params.max_tokens, params.logprobs) == (1.0, None, 2)
     assert params.output_kind is RequestOutputKind.DELTA
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (EmbeddingBody, {"input": [1, *["a"] * 100]}),
+        (EmbeddingBody, {"input": [[1, *["a"] * 100]] * 100}),
+        (CompletionBody, {"prompt": [1, *["a"] * 100]}),
+        (CompletionBody, {"prompt": "a", "stop": [1] * 100}),
+        (ChatBody, {"messages": [1] * 100}),
+        (ChatBody, {"messages": MESSAGES, "allowed_token_ids": ["a"] * 100}),
+        (ChatBody, {"messages": MESSAGES, "documents": [1] * 100}),
+        (RerankBody, {"query": "a", "documents": [1] * 100}),
+        (OllamaChatBody, {"messages": [1] * 100, "options": {"stop": [1] * 100}}),
+    ],
+)
+def test_a_list_ends_at_its_first_wrong_entry(body: type[Body], fields: dict[str, Any]) -> None:
+    """To complain of a million entries takes seconds, in which nothing else runs."""
+    with pytest.raises(ValidationError) as error:
+        body.model_validate(fields)
+    assert error.value.error_count() < 10
 
 
 def test_the_newer_spelling_of_the_limit_wins() -> None:

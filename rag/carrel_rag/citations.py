@@ -15,8 +15,10 @@ from carrel_rag.schema import Citation, RetrievedChunk
 from carrel_rag.sentences import split_sentences
 
 _NUMBERS = r"\s*\^?\d{1,3}(?:\s*[-–~,，、;；]\s*\d{1,3})*\s*"
-MARK = re.compile(rf"[ \t]*(?:\[({_NUMBERS})\]|【({_NUMBERS})】|［({_NUMBERS})］)")
-_OPEN = re.compile(r"[ \t]*[\[【［][\s\d,，、;；\-–~^]*$|[ \t]+$")  # what may still become a mark
+# Blanks before a mark are tried from the first one only: tried from each, a long run of them costs its square.
+_BLANKS = r"(?:(?<![ \t])[ \t]+)?"  # optional, so that a mark is found, too, where a search begins amid blanks
+MARK = re.compile(rf"{_BLANKS}(?:\[({_NUMBERS})\]|【({_NUMBERS})】|［({_NUMBERS})］)")
+_OPEN = re.compile(rf"{_BLANKS}[\[【［][\s\d,，、;；\-–~^]*$|(?<![ \t])[ \t]+$")  # what may still become a mark
 _MAX_HELD = 40  # characters held back at most
 _ENOUGH = 0.6  # share of a sentence's terms that a passage must hold to be cited for it
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 
 _CLOSERS = r"[\"'”’」』）》】)\]]*"
+# Runs of blanks and of marks are tried from their first character only: tried from each, they cost their square.
 _END = re.compile(
-    rf"[。！？…]+{_CLOSERS}|[.!?]+{_CLOSERS}(?=\s|$)|[!?]+{_CLOSERS}(?=[\u2e80-\uffef])"
-    r"|(?P<line>[ \t]*(?:\r\n|\r|\n)\s*)"
+    rf"[。！？…]+{_CLOSERS}|(?<![.!?])[.!?]+{_CLOSERS}(?=\s|$)|(?<![!?])[!?]+{_CLOSERS}(?=[\u2e80-\uffef])"
+    r"|(?P<line>(?<![ \t])[ \t]*(?:\r\n|\r|\n)\s*)"
 )
 _ABBREVIATION = re.compile(
     r"(?<![A-Za-z])(?:mr|mrs|ms|dr|prof|st|mt|no|nos|fig|figs|eq|sec|ch|vol|pp?|ed|eds|al|etc|vs|cf|ca|approx|inc|ltd|co|corp"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from carrel_rag.citations import CitationFilter, attribute, find_citations, normalise, parse_numbers
+from carrel_rag.citations import MARK, CitationFilter, attribute, find_citations, normalise, parse_numbers
 from carrel_rag.extractive import ExtractiveConfig, extract_answer
 from carrel_rag.prompts import ABSTENTION_CHINESE, ABSTENTION_ENGLISH, abstention, make_messages, pack_messages
 from carrel_rag.relevance import make_question
@@ -68,6 +70,22 @@ def test_a_stream_shows_what_the_whole_text_would(text: str, cuts: list[int]) ->
     pieces = [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
     shown = "".join(marks.feed(piece, final=False) for piece in pieces) + marks.feed("", final=True)
     assert shown == normalise(text, 2)
+
+
+def test_a_mark_is_found_where_a_search_begins_behind_a_blank() -> None:
+    for start, place in ((0, (3, 8)), (5, (5, 8))):
+        match = MARK.search("oil  [1] b", start)
+        assert match is not None
+        assert match.span() == place
+
+
+@pytest.mark.parametrize("before", ["a", "[", "[1", "[1,"])
+def test_a_long_run_of_blanks_costs_no_more_than_its_length(before: str) -> None:
+    text = before + " " * 200_000 + "b"
+    started = time.process_time()
+    assert normalise(text, 1) == text
+    assert CitationFilter(1).feed(text, final=False) == text
+    assert time.process_time() - started < 5
 
 
 def test_a_citation_quotes_the_sentence_that_fits() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from carrel_rag.lexical import index_terms, query_terms, stem
 from carrel_rag.sentences import split_sentences
@@ -77,6 +79,17 @@ def test_sentences_hold_all_but_blanks_in_order(text: str, wrapped: bool) -> Non
     ranges = split_sentences(text, wrapped_lines=wrapped)
     assert ranges == sorted(ranges)
     assert "".join("".join(text[s:e].split()) for s, e in ranges) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    "run", [" ", "\t", "\u3000", "\n", "\r", " \n", ".", "!", ".!", ")", "…", "，", "a"], ids=ascii
+)
+def test_a_long_run_costs_no_more_than_its_length(run: str) -> None:
+    text = "a" + run * (200_000 // len(run)) + "b"
+    started = time.process_time()
+    for wrapped in (False, True):
+        assert "".join("".join(sentences(text, wrapped_lines=wrapped)).split()) == "".join(text.split())
+    assert time.process_time() - started < 5
 
 
 def test_lines_grow_together() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ def test_a_name_that_is_no_text_is_told_and_the_others_are_read(pipeline: RAGPip
     assert [file.error for file in report.failed] == [
         "its name is not valid Unicode, so it cannot be cited. Rename the file."
     ]
+
+
+def test_a_text_that_is_padded_with_blanks_is_read_in_no_time(pipeline: RAGPipeline) -> None:
+    started = time.process_time()
+    padded = Document(text=f"灯笼{' ' * 200_000}4812盏{'.' * 200_000}共计", source="padded")
+    assert [file.state for file in pipeline.add(padded, use_tqdm=False).files] == ["added"]
+    assert time.process_time() - started < 20
 
 
 def test_an_empty_path_is_not_the_working_directory(pipeline: RAGPipeline) -> None:

@@ -106,7 +106,14 @@ def render_table(rows: Sequence[Row], *, spans: bool = False) -> Iterator[str]:
     full = [row for row in rows if any(cell.strip() for cell in row)]
     if not full:
         return
-    names = list(itertools.accumulate(full[0], lambda left, cell: cell or left)) if spans else full[0]
+    names = _fill(full[0]) if spans else full[0]
     header = names if is_header(names, full[1:20]) else None
     for row in full[1:] if header is not None else full:
         yield render_row(header, row)
+
+
+def _fill(row: Row) -> Row:
+    names = [""]
+    for cell in row:
+        names.append(cell or names[-1])
+    return names[1:]

@@ -31,7 +31,7 @@ from carrel_rag.loaders.limits import check_limit
 from carrel_rag.loaders.plain import extract_plain
 from carrel_rag.options import check_metadata
 from carrel_rag.protocols import Embedder, FloatArray
-from carrel_rag.schema import HEADING_SEPARATOR, Document, FileStatus, IngestReport, MetadataValue
+from carrel_rag.schema import HEADING_SEPARATOR, Document, DocumentInfo, FileStatus, IngestReport, MetadataValue
 from carrel_rag.splitter import SplitterConfig, TextChunk, split_document
 from carrel_rag.store import Store
 from carrel_rag.store_schema import document_id
@@ -99,13 +99,14 @@ class Ingester:
         content_hash = hashlib.sha256(data).hexdigest()
         with self.store.snapshot() as now:
             old = now.find_document(document_id(source))
-            twin = now.find_content(content_hash)
+            twins = now.find_contents(content_hash)
         merged = {**metadata, **(item.metadata if isinstance(item, Document) else {})}
-        if old is not None and old.content_hash == content_hash and dict(old.metadata) == merged:
+        alike = [twin for twin in twins if dict(twin.metadata) == merged and _title_fits(item, twin)]
+        if old is not None and any(twin.source == source and _media_type_fits(item, twin) for twin in alike):
             return FileStatus(source=source, state="unchanged", num_chunks=old.num_chunks)
-        if twin is not None and twin.source != source:
+        if others := [twin.source for twin in alike if twin.source != source]:
             self._forget(source)
-            return FileStatus(source=source, state="duplicate", duplicate_of=twin.source)
+            return FileStatus(source=source, state="duplicate", duplicate_of=others[0])
         extracted = self._extract(item, data)
         chunks = split_document(extracted, self.embedder, self.splitter)
         check_limit(len(chunks), self.limits.max_chunks, "max_chunks", "chunks in the document")
@@ -174,6 +175,16 @@ def _tell(bar: tqdm[Path | Document], name: str, done: int, total: int) -> None:
 
 def _source_of(item: Path | Document) -> str:
     return item.source if isinstance(item, Document) else str(item)
+
+
+def _title_fits(item: Path | Document, stored: DocumentInfo) -> bool:
+    """Whether the title says nothing new; a file's title comes from its bytes, and an empty one asks for none."""
+    return isinstance(item, Path) or item.title in ("", stored.title)
+
+
+def _media_type_fits(item: Path | Document, stored: DocumentInfo) -> bool:
+    """Whether the media type is the stored one; a file's comes from its bytes and its name."""
+    return isinstance(item, Path) or item.media_type == stored.media_type
 
 
 def expand(sources: Source | Iterable[Source]) -> Iterator[Path | Document]:

@@ -38,15 +38,13 @@ class Snapshot:
         return [to_info(row) for row in rows]
 
     def find_document(self, doc_id: str) -> DocumentInfo | None:
-        return self._one_document("id = ?", doc_id)
-
-    def find_content(self, content_hash: str) -> DocumentInfo | None:
-        """A document of these bytes, under whatever name."""
-        return self._one_document("content_hash = ? ORDER BY created LIMIT 1", content_hash)
-
-    def _one_document(self, condition: str, value: str) -> DocumentInfo | None:
-        row = self._db.execute(f"SELECT {DOCUMENT_COLUMNS} FROM documents WHERE {condition}", (value,)).fetchone()
+        row = self._db.execute(f"SELECT {DOCUMENT_COLUMNS} FROM documents WHERE id = ?", (doc_id,)).fetchone()
         return to_info(row) if row else None
+
+    def find_contents(self, content_hash: str) -> list[DocumentInfo]:
+        """The documents of these bytes, under whatever names, the oldest first."""
+        query = f"SELECT {DOCUMENT_COLUMNS} FROM documents WHERE content_hash = ? ORDER BY created, source"
+        return [to_info(row) for row in self._db.execute(query, (content_hash,))]
 
     def document_text(self, doc_id: str) -> str | None:
         """The whole text that offsets count in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,43 @@ def test_the_same_bytes_under_two_names_are_indexed_once(pipeline: RAGPipeline, 
         status.name: (status.state, status.duplicate_of) for status in report.files if status.name.endswith(".md")
     }
     assert states == {"a.md": ("added", None), "b.md": ("duplicate", str(tmp_path / "a.md"))}
+
+
+def states(pipeline: RAGPipeline, *documents: Document) -> list[str]:
+    return [status.state for status in pipeline.add(documents, use_tqdm=False).files]
+
+
+def test_the_same_text_with_other_metadata_is_no_duplicate(pipeline: RAGPipeline) -> None:
+    shops = [replace(CARDS, source=f"shop {n}", metadata={"shop": n}) for n in range(3)]
+    assert states(pipeline, *shops) == ["added"] * 3
+    for n, shop in enumerate(shops):
+        assert {chunk.source for chunk in pipeline.retrieve("墨玉卡", where={"shop": n})} == {shop.source}
+    assert states(pipeline, *shops) == ["unchanged"] * 3
+    (copy,) = pipeline.add(replace(shops[2], source="copy"), use_tqdm=False).files
+    assert (copy.state, copy.duplicate_of) == ("duplicate", "shop 2")  # of the twin that says the same, not the oldest
+    assert states(pipeline, replace(shops[1], metadata={"shop": 0})) == ["duplicate"]
+    assert {info.source for info in pipeline.documents()} == {"shop 0", "shop 2"}
+
+
+def test_the_same_text_with_another_title_is_no_duplicate(pipeline: RAGPipeline) -> None:
+    other = replace(CARDS, source="other", title="Card rules")
+    assert states(pipeline, CARDS, other, replace(other, source="untitled", title="")) == [
+        "added",
+        "added",
+        "duplicate",
+    ]
+    assert {info.title for info in pipeline.documents()} == {"会员办法", "Card rules"}
+
+
+def test_a_new_title_or_media_type_updates_a_text(pipeline: RAGPipeline) -> None:
+    pipeline.add(CARDS, use_tqdm=False)
+    renamed = replace(CARDS, title="Card rules")
+    marked = replace(renamed, media_type="text/markdown")
+    assert states(pipeline, renamed) == ["updated"]
+    assert states(pipeline, marked) == ["updated"]
+    assert states(pipeline, marked, replace(marked, title="")) == ["unchanged"] * 2  # no title asks for no other one
+    (info,) = pipeline.documents()
+    assert (info.title, info.media_type) == ("Card rules", "text/markdown")
 
 
 def test_one_broken_file_stops_no_other(pipeline: RAGPipeline, data: Path, tmp_path: Path) -> None:

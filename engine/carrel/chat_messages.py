@@ -38,9 +38,10 @@ def _normalize_one(index: int, message: Message, knows_developer: bool) -> dict[
         copy["role"] = "system"
     copy["content"] = _text_of(index, message.get("content"))
     if copy["role"] == "assistant":
-        _spell_assistant(index, copy)
+        _spell_assistant(copy)
     elif copy["role"] == "function":  # what tools answered before they were called tools
         copy["role"] = "tool"
+    _check_tool_calls(index, copy.get("tool_calls"))
     if copy.get("tool_calls"):
         copy["tool_calls"] = [_tool_call(index, call) for call in copy["tool_calls"]]
         copy["content"] = copy["content"] or None  # templates ask `content is none` to find tool calls
@@ -49,7 +50,7 @@ def _normalize_one(index: int, message: Message, knows_developer: bool) -> dict[
     return copy
 
 
-def _spell_assistant(index: int, copy: dict[str, Any]) -> None:
+def _spell_assistant(copy: dict[str, Any]) -> None:
     """Thoughts under the name that templates read, and a call of the older API as one of the newer."""
     thoughts = copy.get("reasoning_content") or copy.get("reasoning")
     if isinstance(thoughts, str) and thoughts:
@@ -57,7 +58,10 @@ def _spell_assistant(index: int, copy: dict[str, Any]) -> None:
     call = copy.pop("function_call", None)
     if call is not None and not copy.get("tool_calls"):
         copy["tool_calls"] = [{"function": call}]
-    calls = copy.get("tool_calls")
+
+
+def _check_tool_calls(index: int, calls: Any) -> None:
+    """A list or nothing, whoever's message it is: templates read the field in all of them."""
     if calls is not None and (not isinstance(calls, Sequence) or isinstance(calls, str)):
         raise RequestError(f"messages[{index}].tool_calls must be a list.", param="messages")
 
@@ -141,7 +145,7 @@ def _arguments(index: int, arguments: Any) -> Any:
         return arguments or {}
     try:
         return json.loads(arguments) if arguments.strip() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RequestError(f"messages[{index}]: a tool call's arguments are not JSON.", param="messages") from None
 
 
@@ -166,7 +170,10 @@ def _as_text(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_json(arguments: Any) -> str:
-    return json.dumps(arguments, ensure_ascii=False)
+    try:
+        return json.dumps(arguments, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise RequestError("A tool call's arguments cannot be written as JSON.", param="messages") from None
 
 
 def continued(chat: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:

@@ -30,7 +30,8 @@ def to_openai(messages: Sequence[Mapping[str, Any]]) -> list[JsonObject]:
     for index, message in enumerate(messages):
         one = _plain(index, message)
         if one.get("tool_calls"):
-            one["tool_calls"] = [_call(index, call, count + i) for i, call in enumerate(one["tool_calls"])]
+            calls = _list_of_calls(index, one["tool_calls"])
+            one["tool_calls"] = [_call(index, call, count + i) for i, call in enumerate(calls)]
             count += len(one["tool_calls"])
             open_calls += [(call["function"]["name"], call["id"]) for call in one["tool_calls"]]
         if one.get("role") == "tool":
@@ -47,6 +48,12 @@ def _plain(index: int, message: Mapping[str, Any]) -> JsonObject:
     return {
         renamed.get(key, key): value for key, value in message.items() if key != "images" and value not in (None, [])
     }
+
+
+def _list_of_calls(index: int, calls: Any) -> list[Any]:
+    if not isinstance(calls, list):
+        raise InvalidParamsError(f"messages[{index}].tool_calls must be a list.", param="messages")
+    return calls
 
 
 def _call(index: int, call: Any, number: int) -> JsonObject:

@@ -120,6 +120,21 @@ def test_what_templates_may_use():
     assert ChatTemplate(text, {"bos_token": "<s>"}).render([{"role": "user", "content": ""}]) == '<s>1{"k": "<值>"}4'
 
 
+@pytest.mark.parametrize("arguments", ["[" * 2000, {"a": {1, 2}}])
+def test_arguments_that_no_template_can_take(arguments):
+    """The template wants text, so an object is written as JSON before it is given up."""
+    template = ChatTemplate("{{ messages[0].tool_calls[0].function.arguments + 'x' }}")
+    call = {"function": {"name": "f", "arguments": arguments}}
+    with pytest.raises(RequestError, match="JSON"):
+        template.render([{"role": "assistant", "tool_calls": [call]}])
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "tool"])
+def test_calls_that_are_no_list(role):
+    with pytest.raises(RequestError, match=r"messages\[0\].tool_calls must be a list"):
+        ChatTemplate("x").render([{"role": role, "content": "x", "tool_calls": 5}])
+
+
 @pytest.mark.parametrize(
     "attack",
     [

@@ -76,6 +76,11 @@ def test_what_is_no_json_object(scribe: httpx.Client, path: str, data: bytes) ->
             {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
             "messages",
         ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[" * 2000}}]}]},
+            "messages",
+        ),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": 5}]}, "messages"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "nobody"}}}, "tool_choice"),
         ({"tools": "查天气"}, "tools"),
         ({"tools": [{"type": "web_search"}]}, "tools"),

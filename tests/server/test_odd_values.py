@@ -42,6 +42,7 @@ ODD: list[Any] = [
     {"type": "x", "text": 5},
     [{"role": "user"}],
     [{"role": "tool", "content": [{"type": "text"}], "tool_calls": [5]}],
+    [{"role": "user", "content": "x", "tool_calls": 5}],
 ]
 
 

@@ -285,6 +285,7 @@ def test_unknown_models(client: httpx.Client, path: str) -> None:
         ("/api/chat", {"messages": USER, "keep_alive": "1" * 50_000 + "x"}, "keep_alive"),  # at once
         ("/api/chat", {"messages": [{"role": "user", "content": "a", "images": ["iVBO"]}]}, "images"),
         ("/api/chat", {"messages": [{"role": "assistant", "tool_calls": [{"x": 1}]}]}, "tool call"),
+        ("/api/chat", {"messages": [{"role": "assistant", "tool_calls": 5}]}, "tool_calls must be a list"),
         ("/api/chat", {"messages": [{"role": "user", "content": "很长 " * 9000}]}, "maximum context length"),
         ("/api/chat", {"model": "tiny-embed", "messages": USER}, "embedding"),
         ("/api/chat", {"messages": USER, "options": {"stop": ["a"] * 65}}, "--max-stop-strings"),

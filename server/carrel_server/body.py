@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from carrel_server.errors import HttpError, validation_error
 from carrel_server.json_body import TooManyValues, loads
-from carrel_server.limits import check_limits
+from carrel_server.limits import check_limits, check_numbers
 from carrel_server.schemas.base import Body
 from carrel_server.service import service_of
 from carrel_server.settings import ServerSettings
@@ -61,6 +61,7 @@ def _checked(data: bytes, schema: type[BodyT], settings: ServerSettings) -> tupl
         body = schema.model_validate(value)
     except ValidationError as error:
         raise validation_error(error) from None
+    check_numbers(vars(body), settings)
     return body, body.unknown_fields()
 
 

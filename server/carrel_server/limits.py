@@ -9,7 +9,7 @@ from typing import Any
 from carrel.params import MAX_BIASES
 
 from carrel_server.errors import HttpError
-from carrel_server.settings import ServerSettings
+from carrel_server.settings import CEILINGS, ServerSettings
 
 LISTS = {
     "input": "max_inputs",
@@ -27,12 +27,13 @@ LISTS = {
     "stop_token_ids": "max_stop_strings",
 }
 NESTED = ("extra_body", "options")  # OpenAI's SDKs' and Ollama's
+MAX_NESTED = 3  # schemas read extra_body.options.extra_body, and nothing deeper
 MAX_FIELDS = 1000  # of a body, and of the variables of a chat template
 FIELDS = {"chat_template_kwargs": MAX_FIELDS, "logit_bias": MAX_BIASES}
 NUMBERS = {"n": "max_choices", "best_of": "max_choices"}
 
 
-def check_limits(body: Mapping[str, Any], settings: ServerSettings) -> None:
+def check_limits(body: Mapping[str, Any], settings: ServerSettings, depth: int = 0) -> None:
     """
     Raises:
         HttpError: 400 for a list that is too long or a number that is too large; it names the field and the flag.
@@ -41,18 +42,27 @@ def check_limits(body: Mapping[str, Any], settings: ServerSettings) -> None:
         value = body.get(name)
         if isinstance(value, list) and len(value) > getattr(settings, limit) and not _is_one_input(name, value):
             raise _too_many(name, f"{len(value)} entries", limit, settings)
-    for name, limit in NUMBERS.items():
-        number = body.get(name)
-        if isinstance(number, int | float) and number > getattr(settings, limit):
-            raise _too_many(name, str(number), limit, settings)
+    check_numbers(body, settings)
     if len(body) > MAX_FIELDS:
         raise HttpError(400, f"The body has {len(body)} fields; {MAX_FIELDS} are allowed.")
     for name, most in FIELDS.items():
         if isinstance(inner := body.get(name), Mapping) and len(inner) > most:
             raise HttpError(400, f"{name} has {len(inner)} fields; {most} are allowed.", param=name)
     for name in NESTED:
-        if isinstance(inner := body.get(name), dict):
-            check_limits({key: value for key, value in inner.items() if key not in NESTED}, settings)
+        if isinstance(inner := body.get(name), dict) and depth < MAX_NESTED:
+            check_limits(inner, settings, depth + 1)
+
+
+def check_numbers(fields: Mapping[str, Any], settings: ServerSettings) -> None:
+    """For fields as a schema has read them, too: it takes "3" for 3.
+
+    Raises:
+        HttpError: as :func:`check_limits`.
+    """
+    for name, limit in NUMBERS.items():
+        number = fields.get(name)
+        if isinstance(number, int | float) and number > getattr(settings, limit):
+            raise _too_many(name, str(number), limit, settings)
 
 
 def _is_one_input(name: str, value: list[Any]) -> bool:
@@ -62,5 +72,6 @@ def _is_one_input(name: str, value: list[Any]) -> bool:
 
 def _too_many(name: str, what: str, limit: str, settings: ServerSettings) -> HttpError:
     most, flag = getattr(settings, limit), "--" + limit.replace("_", "-")
-    message = f"{name}: {what} are more than the {most} that one request may have; send less at once"
-    return HttpError(400, f"{message}, or start the server with a larger {flag}.", param=name)
+    advice = "" if most == CEILINGS.get(limit) else f", or start the server with a larger {flag}"
+    message = f"{name}: {what} are more than the {most} that one request may have; send less at once{advice}."
+    return HttpError(400, message, param=name)

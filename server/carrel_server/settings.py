@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from carrel.errors import InvalidParamsError
+from carrel.params import MAX_N
 
 TokenIdsPolicy = Literal["reject", "model", "cl100k"]
 SamplingDefaults = Literal["auto", "vllm"]
 AccessLogFormat = Literal["text", "json", "none"]
 ANY = ("*",)
+CEILINGS = {"max_choices": MAX_N}  # the engine's own; a setting can only lower them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class ServerSettings:
     ('secret',)
 
     Raises:
-        InvalidParamsError: an empty key, a limit below 1, or credentials for every origin.
+        InvalidParamsError: an empty key, a limit that is out of its range, or credentials for every origin.
     """
 
     api_keys: tuple[str, ...] = ()  # empty: no key is asked for
@@ -66,6 +68,9 @@ class ServerSettings:
         ):
             if getattr(self, name) < 1:
                 raise InvalidParamsError(f"{name} must be at least 1, got {getattr(self, name)}.", param=name)
+        for name, most in CEILINGS.items():
+            if getattr(self, name) > most:
+                raise InvalidParamsError(f"{name} must be at most {most}, got {getattr(self, name)}.", param=name)
         for name in ("request_timeout", "body_timeout"):
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from carrel.async_llm import AsyncLLM
+from carrel.errors import InvalidParamsError
 from carrel.host import EngineHost
 from carrel_server import ServerSettings, create_app
 from server_threads import running, wait_for
@@ -39,6 +40,10 @@ def small(host: EngineHost) -> Iterator[str]:
         ("/v1/completions", {"prompt": "a", "stop": ["a", "b", "c"]}, "stop", "--max-stop-strings"),
         ("/v1/chat/completions", {"messages": [], "n": 1e300}, "n", "--max-choices"),
         ("/v1/chat/completions", {"messages": [], "extra_body": {"n": 3}}, "n", "--max-choices"),
+        ("/v1/completions", {"prompt": "a", "n": "3"}, "n", "--max-choices"),
+        ("/v1/completions", {"prompt": "a", "extra_body": {"best_of": " 3.0"}}, "best_of", "--max-choices"),
+        ("/api/generate", {"extra_body": {"options": {"stop": ["a"] * 3}}}, "stop", "--max-stop-strings"),
+        ("/api/generate", {"options": {"extra_body": {"stop": ["a"] * 3}}}, "stop", "--max-stop-strings"),
         ("/rerank", {"query": "a", "documents": ["b"] * 5}, "documents", "--max-documents"),
         ("/rerank", {"query": "a", "texts": ["b"] * 5}, "texts", "--max-documents"),
         ("/score", {"text_1": "a", "text_2": ["b"] * 5}, "text_2", "--max-documents"),
@@ -47,8 +52,25 @@ def small(host: EngineHost) -> Iterator[str]:
 def test_more_than_one_request_may_have(small: str, path: str, body: dict[str, Any], name: str, flag: str) -> None:
     answer = httpx.post(small + path, json=body)
     error = answer.json()["error"]
-    assert (answer.status_code, error["param"]) == (400, name)
-    assert flag in error["message"]
+    assert answer.status_code == 400
+    if not path.startswith("/api/"):  # Ollama's errors are text
+        assert error["param"] == name
+        error = error["message"]
+    assert error.startswith(f"{name}: ") and flag in error
+
+
+def test_what_nobody_reads_may_be_as_deep_as_it_likes(small: str) -> None:
+    body: dict[str, Any] = {}
+    for _ in range(400):
+        body = {"options": {"extra_body": body}}
+    assert httpx.post(small + "/v1/completions", json={"prompt": "a", "max_tokens": 1, **body}).status_code == 200
+
+
+def test_no_flag_raises_what_the_engine_can_do(client: httpx.Client) -> None:
+    message = client.post("/v1/completions", json={"prompt": "a", "n": 129}).json()["error"]["message"]
+    assert message == "n: 129 are more than the 128 that one request may have; send less at once."
+    with pytest.raises(InvalidParamsError, match="max_choices must be at most 128, got 129"):
+        ServerSettings(max_choices=129)
 
 
 @pytest.mark.parametrize(("name", "most"), [("chat_template_kwargs", 1000), ("logit_bias", 10_000)])

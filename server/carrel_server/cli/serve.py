@@ -121,7 +121,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 @click.option("--max-body-bytes", type=count, default=64 * 1024 * 1024, show_default=True, help="Of one request.")
 @click.option("--max-inputs", type=count, default=2048, show_default=True, help="Texts or prompts of one request.")
 @click.option("--max-documents", type=count, default=10_000, show_default=True, help="Of one rerank or score.")
-@click.option("--max-choices", type=count, default=128, show_default=True, help="n and best_of.")
+@click.option("--max-choices", type=count, default=128, show_default=True, help="n and best_of; at most 128.")
 @click.option("--max-stop-strings", type=count, default=64, show_default=True, help="Of one request.")
 @click.option("--max-concurrent-requests", type=count, default=4096, show_default=True, help="One more gets a 429.")
 @click.option("--request-timeout", type=seconds, default=3600, show_default=True, help="Seconds; 0: no limit.")

@@ -25,7 +25,10 @@ from carrel_rag.sentences import Range, split_sentences
 
 SPLITTER_VERSION = "1"  # part of the fingerprint: chunks of another version are not mixed with these
 _MAX_HEADING_CHARACTERS = 200
-_CLAUSE = re.compile(r"[^；;，,、：:]*(?:[；;，,、：:]+|$)")
+_CLAUSE = re.compile(  # ends at a mark, but not at one between digits, as in 4,812 and 10:30
+    r"[^；;，,、：:]*(?:(?<=\d)[,:](?=\d)[^；;，,、：:]*)*(?:(?:[；;，、：]|(?<!\d)[,:]|[,:](?!\d))+|$)"
+)
+_LIST = re.compile(r"[^,:]*(?:[,:]+|$)")  # numbers in a row without blanks, 1,2,3,…: cut at any mark after all
 _LINE = re.compile(r"[^\n]*(?:\n|$)")
 _WORD = re.compile(r"\S+\s*|\s+")
 
@@ -129,8 +132,14 @@ class _Splitter:
         return self._counter.count_tokens([self._text[start:end] for start, end in ranges]) if ranges else []
 
     def _cut(self, start: int, end: int, level: int) -> Iterator[tuple[int, int, int]]:
-        """A unit over the budget: at lines, then at clauses, then at blanks, then anywhere."""
-        cutters: tuple[Callable[[int, int], list[Range]], ...] = (self._lines, self._clauses, self._words, self._slices)
+        """A unit over the budget: at lines, then at clauses, then at blanks, then between numbers, then anywhere."""
+        cutters: tuple[Callable[[int, int], list[Range]], ...] = (
+            self._lines,
+            self._clauses,
+            self._words,
+            self._numbers,
+            self._slices,
+        )
         ranges = cutters[level](start, end)
         for (first, last), tokens in zip(ranges, self._count(ranges), strict=True):
             if tokens <= self._config.chunk_tokens:
@@ -146,6 +155,9 @@ class _Splitter:
 
     def _words(self, start: int, end: int) -> list[Range]:
         return self._matches(_WORD, start, end)
+
+    def _numbers(self, start: int, end: int) -> list[Range]:
+        return self._matches(_LIST, start, end)
 
     def _matches(self, pattern: re.Pattern[str], start: int, end: int) -> list[Range]:
         ranges = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from carrel_rag.loaders import Extracted, TextBuilder, load_bytes
 from carrel_rag.loaders.plain import extract_plain
-from carrel_rag.splitter import SplitterConfig, TextChunk, split_document
+from carrel_rag.splitter import _CLAUSE, SplitterConfig, TextChunk, split_document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rag_fakes import WordCounter, count_words
@@ -79,6 +81,27 @@ def test_chinese_without_blanks_is_cut_at_commas() -> None:
     chunks = check(document, SplitterConfig(chunk_tokens=40, overlap_tokens=0))
     assert all(piece.endswith(("，", "。")) for piece in texts(document, chunks))
     assert texts(document, chunks)[-1].endswith("全文完。")
+
+
+def test_numbers_and_times_are_not_cut() -> None:
+    text = "".join(f"第{i}日10:30点亮4,812盏灯笼，用油1,207.5斤：" for i in range(40)) + "共192,480盏。"
+    document = extract_plain(text)
+    found = texts(document, check(document, SMALL))
+    assert "".join(found) == text
+    assert all(piece.endswith(("，", "：", "。")) for piece in found)
+
+
+def test_numbers_in_a_row_are_cut_between_them() -> None:
+    document = extract_plain(",".join(f"{n}" for n in range(1000, 1400)))
+    found = texts(document, check(document, SplitterConfig(chunk_tokens=16, overlap_tokens=0)))
+    assert [number for piece in found for number in piece.strip(",").split(",")] == document.text.split(",")
+
+
+def test_a_long_row_of_numbers_costs_no_more_than_its_length() -> None:
+    for text in ("1," * 100_000, "1," * 100_000 + "x", "1:" * 100_000 + "，", "," * 200_000, "1,,:" * 50_000):
+        started = time.process_time()
+        assert "".join(_CLAUSE.findall(text)) == text
+        assert time.process_time() - started < 5
 
 
 def test_sentences_are_not_cut_when_they_fit() -> None:

@@ -63,7 +63,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             if connection is not None:
                 connection.close()
-            raise KnowledgeBaseError(f"{self._path} is not a knowledge base of carrel: {error}.") from error
+            raise KnowledgeBaseError(_why_not_open(self._path, error)) from error
         return connection
 
     @contextmanager
@@ -94,8 +94,8 @@ class Store:
         with self._write_lock:
             if self._closed:
                 raise KnowledgeBaseClosedError("the knowledge base was closed; open it again.")
-            self._writer.execute("BEGIN IMMEDIATE")
             try:
+                self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 self._writer.execute("COMMIT")
             except sqlite3.Error as error:  # such as a full disk
@@ -138,6 +138,14 @@ class Store:
             while not self._readers.empty():
                 self._readers.get_nowait().close()
             self._writer.close()
+
+
+def _why_not_open(path: Path, error: sqlite3.DatabaseError) -> str:
+    """The file is locked, read-only or out of reach; or it holds something else, and then its tables do not fit."""
+    operational = isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR
+    if not operational:
+        return f"{path} is not a knowledge base of carrel: {error}."
+    return f"{path} cannot be opened: {error}. The file and its folder must be writable, and no other program hold it."
 
 
 def _next_generation(db: sqlite3.Connection) -> int:

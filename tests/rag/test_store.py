@@ -19,7 +19,7 @@ from carrel_rag.lexical import query_terms
 from carrel_rag.schema import Document
 from carrel_rag.snapshot import Snapshot
 from carrel_rag.splitter import TextChunk
-from carrel_rag.store import Store
+from carrel_rag.store import Store, _why_not_open
 from carrel_rag.store_schema import document_id
 
 TEXT = "墨玉卡会员按1.5倍累积积分。\n\nThe harbour has lanterns 😀 in rows.\n\n退货电话在杭州。"
@@ -133,6 +133,42 @@ def test_a_file_that_is_no_knowledge_base(tmp_path: Path) -> None:
     path.write_text("这不是数据库" * 100, encoding="utf-8")
     with pytest.raises(KnowledgeBaseError, match="not a knowledge base"):
         Store(path)
+
+
+def test_another_program_s_database_is_no_knowledge_base(tmp_path: Path) -> None:
+    path = tmp_path / "knowledge.sqlite3"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE documents (id TEXT)")
+    other.close()
+    with pytest.raises(KnowledgeBaseError, match="not a knowledge base"):
+        Store(path)
+
+
+def test_a_locked_file_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carrel_rag.store._BUSY_SECONDS", 0.05)
+    path = tmp_path / "knowledge.sqlite3"
+    store = Store(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(KnowledgeBaseError, match="cannot be opened: database is locked"):
+        Store(path)
+    with pytest.raises(KnowledgeBaseError, match="cannot be written: database is locked"):
+        put(store)
+    other.execute("ROLLBACK")
+    other.close()
+    assert put(store) != []
+    store.close()
+
+
+def test_a_file_out_of_reach_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(KnowledgeBaseError, match="cannot be opened: unable to open database file"):
+        Store(tmp_path / "nowhere" / "knowledge.sqlite3")
+
+
+def test_a_file_that_cannot_be_written_is_told_as_such() -> None:
+    error = sqlite3.OperationalError("attempt to write a readonly database")
+    error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+    assert "cannot be opened: attempt to write a readonly database" in _why_not_open(Path("kb"), error)
 
 
 def test_closing_twice_and_using_after(store: Store) -> None:

@@ -195,6 +195,7 @@ def test_thinking_can_be_switched_off(scribe: httpx.Client) -> None:
 
 def test_what_is_accepted_and_changes_nothing(scribe: httpx.Client) -> None:
     respond(scribe, "x", store=True, user="u", truncation="disabled", include=["reasoning.encrypted_content"])
+    respond(scribe, "x", n=1, best_of=1, use_beam_search=False, return_token_ids=False)
     respond(scribe, "x", text={"format": {"type": "text"}}, parallel_tool_calls=True, service_tier="auto", top_k=5)
 
 
@@ -214,12 +215,19 @@ def test_what_is_accepted_and_changes_nothing(scribe: httpx.Client) -> None:
         ({"input": [{"type": "function_call", "name": "f"}]}, "input"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "other"}}, "tool_choice"),
-        ({"text": {"format": {"type": "yaml"}}}, "response_format"),
+        ({"text": {"format": {"type": "yaml"}}}, "text"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "nothing"}}}}, "text"),
+        ({"guided_regex": "(a"}, "guided_regex"),
         ({"reasoning": {"effort": "huge"}}, "reasoning_effort"),
         ({"truncation": "sometimes"}, "truncation"),
         ({"max_output_tokens": 0}, "max_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"n": 2}, "n"),
+        ({"best_of": 2}, "best_of"),
+        ({"use_beam_search": True}, "use_beam_search"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"return_token_ids": True}, "return_token_ids"),
         ({"top_logprobs": 99}, "top_logprobs"),
     ],
 )

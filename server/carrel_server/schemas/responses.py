@@ -100,8 +100,15 @@ class ResponsesBody(SamplingBody):
         for name in ("previous_response_id", "conversation"):
             if getattr(self, name) is not None:
                 raise InvalidParamsError(f"{name} cannot be used: {NOT_STORED}", param=name)
-        for name in ("n", "best_of", "use_beam_search", "prompt_logprobs", "return_token_ids"):
-            if getattr(self, name) not in (None, False, 1, 0):
+        more_than_text = {
+            "n": self.n not in (None, 1),
+            "best_of": self.best_of not in (None, 1),
+            "use_beam_search": self.use_beam_search,
+            "prompt_logprobs": self.prompt_logprobs is not None,
+            "return_token_ids": self.return_token_ids,
+        }
+        for name, asked in more_than_text.items():
+            if asked:
                 raise InvalidParamsError(f"{name} has no place in a response; use /v1/chat/completions.", param=name)
         if not self.input:
             raise InvalidParamsError("input must not be empty.", param="input")

@@ -208,11 +208,28 @@ BOMB = "(" * 300 + "a" + "{1,1000})" * 300
         {"guided_grammar": 'start: "a" start start start | "b"\n' * 5000},
         {"structured_outputs": {"grammar": "?"}},
         {"structured_outputs": {"choice": []}},
+        {"guided_choice": []},
     ],
 )
 def test_forms_that_cannot_be_compiled(scribe: httpx.Client, fields: dict[str, Any], streamed: bool) -> None:
     error = refusal(scribe, **fields, stream=streamed)
-    assert error["param"] and error["message"]
+    assert error["param"] == next(iter(fields)) and error["message"]
+    assert error["param"] == "structured_outputs" or "structured_outputs" not in error["message"]
+
+
+def test_errors_about_other_fields_keep_their_names(scribe: httpx.Client) -> None:
+    text = {"response_format": {"type": "json_object"}}
+    error = refusal(scribe, **text, structured_outputs={"regex": "a"})
+    assert error["param"] == "structured_outputs"
+    assert error["message"].startswith("response_format and structured_outputs each ask")
+    assert refusal(scribe, **text, tools=TOOLS, tool_choice="required")["param"] == "tool_choice"
+    assert refusal(scribe, **text, ignore_eos=True)["param"] == "ignore_eos"
+    assert refusal(scribe, **text, temperature=-1)["param"] == "temperature"
+
+
+def test_a_completion_names_its_field(scribe: httpx.Client) -> None:
+    error = refusal(scribe, "/v1/completions", prompt="x", guided_regex="(a")
+    assert error["param"] == "guided_regex" and error["message"].startswith("guided_regex: ")
 
 
 def test_a_tool_whose_schema_cannot_be_compiled(scribe: httpx.Client) -> None:

@@ -279,6 +279,7 @@ def test_unknown_models(client: httpx.Client, path: str) -> None:
         ("/api/chat", {"messages": USER, "options": {"mirostat": 2}}, "mirostat"),
         ("/api/chat", {"messages": USER, "options": {"temperature": "warm"}}, "options"),
         ("/api/chat", {"messages": USER, "format": "xml"}, "format"),
+        ("/api/chat", {"messages": USER, "format": {"type": "nothing"}}, "format: "),
         ("/api/chat", {"messages": USER, "think": "a lot"}, "think"),
         ("/api/chat", {"messages": USER, "think": True}, "does not support thinking"),
         ("/api/chat", {"messages": USER, "keep_alive": "soon"}, "keep_alive"),

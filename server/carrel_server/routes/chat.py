@@ -18,13 +18,18 @@ from carrel_server.json_response import written
 from carrel_server.logprobs import num_entries, prompt_logprobs
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.chat import ChatBody
+from carrel_server.schemas.structured import form_named
 from carrel_server.service import service_of
 
 
 async def chat_completions(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, ChatBody)
-    call = chat_call(request, service, body)
-    if not body.stream:
+    with form_named(body.form_field):
+        return await _answer(request, chat_call(request, service, body))
+
+
+async def _answer(request: Request, call: ChatCall) -> Response:
+    if not call.body.stream:
         output = await until_disconnect(request.receive, final_output(call.outputs()))
         return await written(lambda: completion_object(call, output), num_entries(output, call.body.num_logprobs))
     outputs = await until_disconnect(request.receive, started_stream([call.outputs()]))

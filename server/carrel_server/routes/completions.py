@@ -18,16 +18,21 @@ from carrel_server.json_response import written
 from carrel_server.logprobs import num_entries, prompt_logprobs
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.completion import CompletionBody
+from carrel_server.schemas.structured import form_named
 from carrel_server.service import service_of
 from carrel_server.usage import Usage
 
 
 async def completions(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, CompletionBody)
-    call = completion_call(request, service, body)
-    if not body.stream:
+    with form_named(body.form_field):
+        return await _answer(request, completion_call(request, service, body))
+
+
+async def _answer(request: Request, call: CompletionCall) -> Response:
+    if not call.body.stream:
         outputs = await until_disconnect(request.receive, final_outputs(call.outputs()))
-        size = sum(num_entries(output, body.logprobs) for output in outputs)
+        size = sum(num_entries(output, call.body.logprobs) for output in outputs)
         return await written(lambda: completion_object(call, outputs), size)
     stream = await until_disconnect(request.receive, started_stream(call.outputs()))
     return FramedStream(completion_chunks(call, stream), stream)

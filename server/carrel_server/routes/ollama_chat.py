@@ -25,6 +25,7 @@ from carrel_server.ollama_messages import CallCollector, message_object, to_open
 from carrel_server.ollama_models import Found, find_model
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.ollama import OllamaChatBody, OllamaGenerateBody, OllamaGenerationBody
+from carrel_server.schemas.structured import form_named
 from carrel_server.schemas.thinking import over, switch
 from carrel_server.schemas.tools import read_tools
 from carrel_server.service import Service, service_of
@@ -100,6 +101,10 @@ class OllamaCall(ABC, Generic[BodyT]):
         if empty:
             reason = "unload" if self.body.unloads else "load"
             return JsonResponse(self.line(**self.part(), done=True, done_reason=reason))
+        with form_named("format"):
+            return await self._answer(request)
+
+    async def _answer(self, request: Request) -> Response:
         if not self.body.stream:
             output = await until_disconnect(request.receive, final_output(self.outputs()))
             return await written(lambda: self.whole(output), num_entries(output, self.body.top_logprobs))

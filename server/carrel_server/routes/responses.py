@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from carrel.outputs import LogprobsOnePosition, RequestOutput
@@ -23,6 +24,7 @@ from carrel_server.response_items import output_items, response_object, status_o
 from carrel_server.routes.endpoint import post
 from carrel_server.schemas.chat import ChatBody
 from carrel_server.schemas.responses import ResponsesBody
+from carrel_server.schemas.structured import form_named
 from carrel_server.service import service_of
 from carrel_server.sse import EventStream
 from carrel_server.usage import Usage
@@ -30,7 +32,19 @@ from carrel_server.usage import Usage
 
 async def responses(request: Request) -> Response:
     service, body = service_of(request), await read_body(request, ResponsesBody)
-    call = chat_call(request, service, _as_chat(body), prefix="resp_")
+    with _form_named(body):
+        call = chat_call(request, service, _as_chat(body), prefix="resp_")
+        return await _answer(request, call, body)
+
+
+def _form_named(body: ResponsesBody) -> AbstractContextManager[None]:
+    """``text.format`` is what a chat calls ``response_format``."""
+    if body.format().get("type") == "text":
+        return form_named(body.form_field)
+    return form_named("text.format", "response_format.json_schema", "response_format")
+
+
+async def _answer(request: Request, call: ChatCall, body: ResponsesBody) -> Response:
     if not body.stream:
         output = await until_disconnect(request.receive, final_output(call.outputs()))
         size = num_entries(output, call.body.num_logprobs)

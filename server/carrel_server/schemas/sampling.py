@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 from carrel.errors import InvalidParamsError
@@ -12,7 +13,7 @@ from carrel.structured_params import StructuredOutputsParams
 from pydantic import Field
 
 from carrel_server.schemas.base import Body
-from carrel_server.schemas.structured import of_response_format, of_structured_outputs, one_form
+from carrel_server.schemas.structured import form_named, of_response_format, of_structured_outputs, one_form
 
 NEUTRAL = frozenset(
     {
@@ -120,15 +121,24 @@ class SamplingBody(Body):
 
     def form(self) -> StructuredOutputsParams | None:
         """The form that the answer must have, from whichever field asks for one."""
-        guided = ("json", "regex", "choice", "grammar")
-        forms = {f"guided_{name}": of_structured_outputs({name: getattr(self, f"guided_{name}")}) for name in guided}
-        return one_form(
-            {
-                "response_format": of_response_format(self.response_format),
-                "structured_outputs": of_structured_outputs(self.structured_outputs),
-                **forms,
-            }
-        )
+        return one_form(self._forms)
+
+    @property
+    def form_field(self) -> str:
+        """The field that asks for the answer's form."""
+        return next((name for name, form in self._forms.items() if form is not None), "structured_outputs")
+
+    @cached_property
+    def _forms(self) -> dict[str, StructuredOutputsParams | None]:
+        forms = {
+            "response_format": of_response_format(self.response_format),
+            "structured_outputs": of_structured_outputs(self.structured_outputs),
+        }
+        for name in ("json", "regex", "choice", "grammar"):
+            field = f"guided_{name}"
+            with form_named(field):
+                forms[field] = of_structured_outputs({name: getattr(self, field)})
+        return forms
 
 
 SAMPLING_FIELDS = frozenset(field.name for field in fields(SamplingParams)) - {

@@ -3,7 +3,8 @@ older ``guided_*``. Knows the spellings; what a form means is the engine's busin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from carrel.errors import InvalidParamsError
@@ -17,6 +18,38 @@ FORMS: Mapping[str, tuple[type, ...]] = {
     "grammar": (str,),
     "substrings_of": (list, str),
 }
+
+
+@contextmanager
+def form_named(place: str, *inner: str) -> Iterator[None]:
+    """The engine knows a form by one name, clients by several: an error about it names theirs.
+
+    Args:
+        place: where the client's form stands: its field, or inside of it.
+        inner: other names that errors inside may have for that place, the longest first.
+
+    >>> with form_named("guided_regex"):
+    ...     raise InvalidParamsError("structured_outputs: no.", param="structured_outputs")
+    Traceback (most recent call last):
+    carrel.errors.InvalidParamsError: guided_regex: no.
+    """
+    names = (*inner, "structured_outputs")
+    try:
+        yield
+    except InvalidParamsError as error:
+        message, field = str(error), error.param
+        if field is None or field not in {_field_of(name) for name in names}:
+            raise
+        name = next((name for name in names if message.startswith(name)), None)
+        if name is not None:
+            message = place + message.removeprefix(name)
+        elif field in message:  # it names several fields: these are the client's own
+            raise
+        raise InvalidParamsError(message, param=_field_of(place)) from error
+
+
+def _field_of(place: str) -> str:
+    return place.split(".")[0]
 
 
 def one_form(given: Mapping[str, StructuredOutputsParams | None]) -> StructuredOutputsParams | None:
@@ -58,7 +91,7 @@ def of_json_schema(given: Mapping[str, Any], place: str) -> StructuredOutputsPar
     """``{"name", "schema", "strict"}``. The schema always holds, whatever ``strict`` says."""
     schema = given.get("schema")
     if not isinstance(schema, dict):
-        raise InvalidParamsError(f"{place} must hold a schema, which is an object.", param=place.split(".")[0])
+        raise InvalidParamsError(f"{place} must hold a schema, which is an object.", param=_field_of(place))
     return StructuredOutputsParams(json=schema)
 
 

@@ -99,7 +99,9 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
         return 404, error_object(404, str(error), param="model")
     if isinstance(error, QueueFullError):
         return 429, error_object(429, str(error))
-    if isinstance(error, (OutOfMemoryError, EngineClosedError, EngineDeadError)):
+    if isinstance(error, EngineDeadError):
+        return 503, error_object(503, "The engine has died; the server's log says why.")
+    if isinstance(error, (OutOfMemoryError, EngineClosedError)):
         return 503, error_object(503, str(error))
     if isinstance(error, CapacityError):  # too large for the KV cache or the queue: trying again changes nothing
         return 400, error_object(400, str(error))
@@ -144,7 +146,8 @@ async def on_error(request: Request, error: Exception) -> Response:
     """The HTTP edge: everything a route raises becomes OpenAI's error object."""
     status = describe(error)[0]
     if status == 500 or (status > 500 and not isinstance(error, HttpError)):  # a probe while loading is no news
-        logger.error("%r failed: %s", cut(request.url.path, MAX_NAME), error, exc_info=error if status == 500 else None)
+        trace = error if status == 500 or isinstance(error, EngineDeadError) else None  # the answer tells nothing
+        logger.error("%r failed: %s", cut(request.url.path, MAX_NAME), error, exc_info=trace)
     return error_response(error)
 
 

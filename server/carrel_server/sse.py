@@ -64,7 +64,7 @@ class EventStream(Response):
             except ClientDisconnect:
                 return
             except HttpError as error:
-                await _send(send, self.encode_error(error))
+                await _send(send, self.encode_error(error) + self.last)
                 await _end(send)
 
     def encode(self, event: Any) -> bytes:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 import pytest
+from carrel_server.ndjson import LineStream
+from carrel_server.request_record import CURRENT, RequestRecord
+from carrel_server.sse import DONE, EventStream
 from server_threads import raw_exchange
 
 MESSAGES = [{"role": "user", "content": "图书馆里有什么?😀"}]
@@ -173,3 +179,25 @@ def test_spring_ais_request_of_a_stream(url: str) -> None:
     answer = raw_exchange(url, [head, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)], until=b"[DONE]")
     assert answer.startswith(b"HTTP/1.1 200")
     assert b'"finish_reason":"length"' in answer
+
+
+@pytest.mark.parametrize(("kind", "last"), [(EventStream, DONE), (LineStream, b"")])
+async def test_a_stream_out_of_time_ends_like_others(kind: type[EventStream], last: bytes) -> None:
+    sent: list[Any] = []
+
+    async def endless() -> AsyncGenerator[Any, None]:
+        yield {"a": 1}
+        await asyncio.sleep(60)
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    events = endless()
+    CURRENT.set(RequestRecord("late", deadline=time.monotonic() + 0.05))
+    await kind(events, events)({"type": "http"}, receive, send)
+    *_, error, end = (message["body"] for message in sent if "body" in message)
+    assert b"--request-timeout" in error and error.endswith(b"}\n" + (b"\n" + last if last else b""))
+    assert end == b""

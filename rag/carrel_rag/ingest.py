@@ -58,8 +58,10 @@ class Ingester:
         *,
         metadata: Mapping[str, MetadataValue] | None = None,
         progress: bool = False,
+        on_file: Callable[[FileStatus], None] | None = None,
     ) -> IngestReport:
-        """Files, folders (all files below, hidden ones left out) and texts.
+        """Files, folders (all files below, hidden ones left out) and texts. ``on_file`` is told of each when it is
+        done, so that the caller knows what is stored even if he interrupts.
 
         Raises:
             SourceNotFoundError: a path does not exist; nothing is read then.
@@ -76,6 +78,8 @@ class Ingester:
                 name = _source_of(item).rsplit(os.sep, 1)[-1][-40:]
                 bar.set_postfix_str(name)
                 statuses.append(self._add_one(item, metadata or {}, partial(_tell, bar, name)))
+                if on_file is not None:
+                    on_file(statuses[-1])
         return IngestReport(files=tuple(statuses), seconds=time.perf_counter() - started)
 
     def _add_one(self, item: Path | Document, metadata: Mapping[str, MetadataValue], tell: Tell) -> FileStatus:

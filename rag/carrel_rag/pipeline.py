@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
@@ -39,6 +39,7 @@ from carrel_rag.schema import (
     Document,
     DocumentInfo,
     Event,
+    FileStatus,
     IngestReport,
     MetadataValue,
     Mode,
@@ -157,8 +158,10 @@ class RAGPipeline:
         *,
         metadata: Mapping[str, MetadataValue] | None = None,
         use_tqdm: bool = True,
+        on_file: Callable[[FileStatus], None] | None = None,
     ) -> IngestReport:
-        """Indexes files, folders and :class:`Document` texts; ``metadata`` goes to each of them.
+        """Indexes files, folders and :class:`Document` texts; ``metadata`` goes to each of them. ``on_file`` is told
+        of each as soon as it is stored.
 
         A file that is there already with the same content is left alone, a changed one is replaced. A file that cannot
         be read stands in the report with its reason, and the others are indexed.
@@ -167,7 +170,7 @@ class RAGPipeline:
             SourceNotFoundError: a path does not exist.
         """
         self._check_open()
-        return self._ingester.add(sources, metadata=metadata, progress=use_tqdm)
+        return self._ingester.add(sources, metadata=metadata, progress=use_tqdm, on_file=on_file)
 
     def documents(self) -> list[DocumentInfo]:
         """All documents, by source."""

@@ -14,6 +14,7 @@ from carrel_rag import (
     CitationEvent,
     DeltaEvent,
     Document,
+    FileStatus,
     KnowledgeBaseClosedError,
     KnowledgeBaseError,
     KnowledgeBaseMismatchError,
@@ -81,6 +82,19 @@ def test_metadata_filters(pipeline: RAGPipeline) -> None:
     pipeline.add([HARBOUR, CARDS], use_tqdm=False)
     assert {chunk.source for chunk in pipeline.retrieve("lanterns", where={"lang": "zh"})} == {"卡"}
     assert pipeline.retrieve("lanterns", where={"lang": "fr"}) == ()
+
+
+def test_who_interrupts_knows_what_is_stored(pipeline: RAGPipeline) -> None:
+    told: list[str] = []
+
+    def stop(status: FileStatus) -> None:
+        told.append(status.source)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.add([HARBOUR, CARDS], use_tqdm=False, on_file=stop)
+    assert told == ["harbour"] == [document.source for document in pipeline.documents()]
+    assert [status.state for status in pipeline.add([HARBOUR, CARDS], use_tqdm=False).files] == ["unchanged", "added"]
 
 
 def test_adding_again_changes_nothing_and_changed_files_are_replaced(pipeline: RAGPipeline, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from carrel_server.cli import main
@@ -95,6 +96,28 @@ def test_index_and_ask(run: Run, tmp_path: Path) -> None:
     reader = ["--knowledge-base", base, "--model", "starter/reader", "--constrain"]
     status, out, _ = run("ask", "How many books may a reader borrow?", *reader)
     assert status == 0 and re.match(r".+ \[\d\]\n|The documents do not answer this question\.\n", out)
+
+
+def test_an_index_that_is_interrupted(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is indexed stays, and is told; the same command goes on from there."""
+    from carrel_rag.ingest import Ingester
+
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.md").write_text(f"A reader may borrow the book {name}.", encoding="utf-8")
+    index = ("index", str(tmp_path / "a.md"), str(tmp_path / "b.md"), "--knowledge-base", str(tmp_path / "kb"))
+    add_one = Ingester._add_one
+
+    def interrupted(self: Ingester, item: Path, *rest: Any) -> Any:
+        if item.name == "b.md":
+            raise KeyboardInterrupt
+        return add_one(self, item, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ingester, "_add_one", interrupted)
+        status, out, err = run(*index)
+    assert status == 130 and "added      a.md  1 chunk" in out and "1 indexed, 0 unchanged, 0 failed" in out
+    assert "the same command goes on from here" in err
+    assert "1 indexed, 1 unchanged, 0 failed" in run(*index)[1]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,8 @@ def knowledge_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def index(paths: tuple[str, ...], knowledge_base: str, **models: Any) -> None:
     """Read the documents at PATH... into a knowledge base.
 
-    Running it again reads only what has changed. The status is 1 if a file could not be read; the others are indexed.
+    Running it again reads only what has changed, and goes on after Ctrl-C. The status is 1 if a file could not be
+    read; the others are indexed.
     """
     from carrel_rag import SourceNotFoundError
 
@@ -42,10 +44,25 @@ def index(paths: tuple[str, ...], knowledge_base: str, **models: Any) -> None:
         what = f"There is no file or directory {missing[0]!r} to index." if missing[0] else "A path to index is empty."
         raise SourceNotFoundError(what)
     with open_pipeline(None, knowledge_base, create=True, **models) as pipeline:
-        report = pipeline.add(paths, use_tqdm=sys.stderr.isatty())
+        report = add_and_tell(pipeline, paths)
     print_report(report)
     if report.failed:
         raise click.exceptions.Exit(1)
+
+
+def add_and_tell(pipeline: RAGPipeline, paths: Sequence[str]) -> IngestReport:
+    """Adds the files; interrupted, it says which ones are in the knowledge base, as they stay there."""
+    from carrel_rag.schema import IngestReport
+
+    done: list[FileStatus] = []
+    started = time.perf_counter()
+    try:
+        return pipeline.add(paths, use_tqdm=sys.stderr.isatty(), on_file=done.append)
+    except BaseException:  # Ctrl-C, too
+        if done:
+            print_report(IngestReport(files=tuple(done), seconds=time.perf_counter() - started))
+            click.echo("Not all files were read; the same command goes on from here.", err=True)
+        raise
 
 
 @click.command(short_help="Answer a question from a knowledge base.")

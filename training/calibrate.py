@@ -78,9 +78,9 @@ def mean_rank(asked: Sequence[tuple[Question, list[Candidate]]], weight: float) 
 
 
 def best(windows: Sequence[Candidate], span_weight: float, weight: float) -> tuple[float, Candidate]:
-    """The window that answers, and its evidence without the span's."""
+    """The most relevant window's evidence, by which an answer is refused, and the window that answers."""
     chosen = max(windows, key=lambda each: each.odds + span_weight * each.span + weight * each.coverage)
-    return max(each.odds + weight * each.coverage for each in windows), chosen
+    return max(each.odds for each in windows), chosen
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ class ExtractiveConfig:
     """
 
     answer: Literal["span", "sentence"] = "span"
-    min_relevance: float = 0.1  # of what a cross-encoder likes best; below, no answer (training/calibrate.py)
+    min_relevance: float = 0.09  # of what a cross-encoder likes best; below, no answer (training/calibrate.py)
     span_weight: float = 0.2  # how much the span's score says beside the window's relevance, both as logits
     window_words: int = 110  # what is read at once: so many words, or Chinese characters
     window_characters: int = 220

@@ -69,13 +69,16 @@ def extract_span(
 def find_candidates(
     question: Question, chunks: Sequence[RetrievedChunk], finder: SpanFinder, config: ExtractiveConfig
 ) -> list[Candidate]:
-    """One of each window, best first; none when not one of them is relevant enough."""
+    """One of each window, best first; none when not one of the windows is relevant enough.
+
+    The question's words help to choose, not to judge: a question that is made to look answerable shares its words.
+    """
     found = []
     for each in evidence_of(question, chunks, finder, config):
         relevance = question.blend(finder.kind, each.relevance, each.coverage)
         # Both are added up as logits, so that none can be lost in the other.
         found.append(Candidate(each, relevance, log_odds(relevance) + config.span_weight * each.span))
-    if max((each.relevance for each in found), default=0.0) < config.min_relevance:
+    if max((each.evidence.relevance for each in found), default=0.0) < config.min_relevance:
         return []
     return sorted(found, key=lambda each: -each.score)  # of equal ones the first: the better passage
 

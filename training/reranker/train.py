@@ -59,7 +59,7 @@ class Stage:
 STAGES = (
     Stage(715, 4, 2, 6, (1.0, 0.5)),
     Stage(715, 2, 1, 9, (0.5, 0.02)),
-    Stage(2400, 5, 2, 5, (0.5, 0.01)),
+    Stage(2000, 5, 2, 5, (0.5, 0.01)),
 )
 STEPS = sum(stage.steps for stage in STAGES)
 
